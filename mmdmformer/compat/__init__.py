@@ -4,3 +4,6 @@
 
 def prepare() -> None:
     """Prepare the installed stack for training and testing."""
+    from . import mmcv_ops
+
+    mmcv_ops.install()

@@ -1,0 +1,314 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Serve ``mmcv.ops`` without a compiled mmcv.
+
+``mmcv.ops`` takes its operators from the compiled module ``mmcv._ext``. Where that module is
+missing or does not fit the installed torch, :func:`install` puts another module in its place:
+``nms`` and ``roi_align`` come from torchvision, which ships them ready built, the sigmoid focal
+loss is written in plain torch, and every other operator raises by its name when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+
+import torch
+from torch import Tensor
+
+EXT_NAME = 'mmcv._ext'
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def install() -> bool:
+    """Make ``mmcv.ops`` importable; a working compiled mmcv is left alone.
+
+    A compiled extension that cannot be loaded, or that was built without CUDA while torch sees a
+    GPU, is replaced, with one warning that names the cure.
+
+    Returns:
+        bool: Whether the bridge serves ``mmcv.ops`` (then or from an earlier call).
+    """
+    compiled, fault = _load_compiled()
+    if isinstance(compiled, _Bridge):
+        return True
+    if compiled is not None and fault is None:
+        return False
+    bridge = _Bridge()
+    if compiled is not None:
+        # Modules of mmcv.ops that were imported earlier hold the compiled module itself.
+        for name in dir(compiled):
+            if not name.startswith('__'):
+                setattr(compiled, name, getattr(bridge, name))
+    sys.modules[EXT_NAME] = bridge
+    if fault is not None:
+        warnings.warn(
+            f'The compiled operators of mmcv do not work with torch {torch.__version__} ({fault}) '
+            f'and were replaced by those of torchvision; {_cure()}.',
+            stacklevel=2,
+        )
+    return True
+
+
+def _load_compiled() -> tuple[types.ModuleType | None, str | None]:
+    """Import ``mmcv._ext`` and say what, if anything, is wrong with it."""
+    try:
+        compiled = importlib.import_module(EXT_NAME)
+    except ModuleNotFoundError as error:
+        if error.name == EXT_NAME:
+            return None, None
+        raise
+    except ImportError as error:
+        return None, ' '.join(str(error).split())
+    if (
+        not isinstance(compiled, _Bridge)
+        and torch.cuda.is_available()
+        and compiled.get_compiling_cuda_version() == 'not available'
+    ):
+        return compiled, 'they were built without CUDA'
+    return compiled, None
+
+
+def _cure() -> str:
+    """The command that builds mmcv's own operators for the installed torch."""
+    installed = {d.metadata['Name'].lower(): d.version for d in metadata.distributions(name='mmcv')}
+    for name in ('onedl-mmcv', 'mmcv', 'mmcv-lite'):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        installed[name] = version
+    if 'onedl-mmcv' in installed:
+        package = f'onedl-mmcv=={installed["onedl-mmcv"]}'
+    else:
+        package = f'mmcv=={next(iter(installed.values()))}' if installed else 'mmcv'
+    return (
+        'build them for this torch with `pip install --no-build-isolation --no-cache-dir '
+        f'--no-deps --force-reinstall {package}`'
+    )
+
+
+class _Bridge(types.ModuleType):
+    """Stands in for the compiled module ``mmcv._ext``."""
+
+    def __init__(self) -> None:
+        super().__init__(EXT_NAME, 'Operators of mmcv served by torchvision and torch.')
+        self.__spec__ = importlib.machinery.ModuleSpec(EXT_NAME, loader=None)
+        for operator in (
+            nms,
+            roi_align_forward,
+            roi_align_backward,
+            sigmoid_focal_loss_forward,
+            sigmoid_focal_loss_backward,
+            get_compiler_version,
+            get_compiling_cuda_version,
+        ):
+            setattr(self, operator.__name__, operator)
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith('__'):
+            raise AttributeError(f'module {EXT_NAME!r} has no attribute {name!r}')
+        return _refusal(name)
+
+
+def _refusal(name: str) -> Callable:
+    """A stand-in for operator ``name`` that raises when it is called."""
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError(
+            f"mmcv operator '{name}' is not available, as no working compiled mmcv is installed; "
+            f'{_cure()}.'
+        )
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
+
+
+def get_compiler_version() -> str:
+    """As mmcv's own: the compiler of the extension."""
+    return 'n/a'
+
+
+def get_compiling_cuda_version() -> str:
+    """As mmcv's own: the CUDA version that the extension was built with."""
+    return 'n/a'
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes (Tensor): (N, 4) corners x1, y1, x2, y2 in pixels.
+        scores (Tensor): (N,).
+        iou_threshold (float): A box is dropped when its IoU with a kept box is larger.
+        offset (int): A side is ``x2 - x1 + offset`` pixels long; 0 or 1.
+
+    Returns:
+        Tensor: (K,) indices of the kept boxes, by descending score.
+    """
+    from torchvision.ops import nms as torchvision_nms
+
+    boxes = _at_least_float32(boxes)
+    if offset:  # torchvision knows offset 0 only: move the far corner instead
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    return torchvision_nms(boxes, scores.to(boxes.dtype), iou_threshold)
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """RoIAlign with average pooling; fills ``output``.
+
+    Args:
+        input (Tensor): (B, C, H, W) features.
+        rois (Tensor): (N, 5) batch index and corners x1, y1, x2, y2 in image pixels.
+        output (Tensor): (N, C, aligned_height, aligned_width), overwritten.
+        argmax_y (Tensor): Used by maximum pooling only.
+        argmax_x (Tensor): Used by maximum pooling only.
+        aligned_height (int): Bins along y.
+        aligned_width (int): Bins along x.
+        spatial_scale (float): Feature pixels per image pixel.
+        sampling_ratio (int): Samples per bin and axis; 0 takes one per feature pixel.
+        pool_mode (int): 0 for maximum, 1 for average.
+        aligned (bool): Whether pixel centres lie at half-integers.
+    """
+    from torchvision.ops import roi_align
+
+    _require_average_pooling(pool_mode)
+    features = _at_least_float32(input)
+    pooled = roi_align(
+        features,
+        rois.to(features.dtype),
+        (aligned_height, aligned_width),
+        spatial_scale,
+        sampling_ratio,
+        aligned,
+    )
+    output.copy_(pooled)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Gradient of :func:`roi_align_forward` by its input; fills ``grad_input``.
+
+    Args:
+        grad_output (Tensor): (N, C, aligned_height, aligned_width).
+        rois (Tensor): As in the forward pass, like all that follow.
+        argmax_y (Tensor): Used by maximum pooling only.
+        argmax_x (Tensor): Used by maximum pooling only.
+        grad_input (Tensor): (B, C, H, W), overwritten.
+        aligned_height (int): Bins along y.
+        aligned_width (int): Bins along x.
+        spatial_scale (float): Feature pixels per image pixel.
+        sampling_ratio (int): Samples per bin and axis.
+        pool_mode (int): 0 for maximum, 1 for average.
+        aligned (bool): Whether pixel centres lie at half-integers.
+    """
+    import torchvision  # noqa: F401  (registers its operators)
+
+    _require_average_pooling(pool_mode)
+    grad = _at_least_float32(grad_output)
+    grad_input.copy_(
+        torch.ops.torchvision._roi_align_backward(
+            grad,
+            rois.to(grad.dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Sigmoid focal loss (Lin et al. 2017, equation 5) per logit; fills ``output``.
+
+    Args:
+        input (Tensor): (N, C) logits.
+        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
+        weight (Tensor): (C,) factor by the target's class, or empty.
+        output (Tensor): (N, C), overwritten.
+        gamma (float): Exponent that plays well-classified examples down.
+        alpha (float): Weight of the positive class; the negative ones have ``1 - alpha``.
+    """
+    logits = _at_least_float32(input)
+    sign, scale = _focal_parts(logits, target, weight, alpha)
+    # p is the probability of what is true of each logit: sigmoid(x) or 1 - sigmoid(x).
+    log_p = torch.nn.functional.logsigmoid(sign * logits)
+    output.copy_(-scale * torch.sigmoid(-sign * logits) ** gamma * log_p)
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Gradient of :func:`sigmoid_focal_loss_forward` by its logits; fills ``grad_input``.
+
+    Args:
+        input (Tensor): (N, C) logits.
+        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
+        weight (Tensor): (C,) factor by the target's class, or empty.
+        grad_input (Tensor): (N, C), overwritten.
+        gamma (float): As in the forward pass.
+        alpha (float): As in the forward pass.
+    """
+    logits = _at_least_float32(input)
+    sign, scale = _focal_parts(logits, target, weight, alpha)
+    log_p = torch.nn.functional.logsigmoid(sign * logits)
+    p, q = torch.sigmoid(sign * logits), torch.sigmoid(-sign * logits)
+    grad_input.copy_(sign * scale * q**gamma * (gamma * p * log_p - q))
+
+
+def _focal_parts(
+    logits: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Per logit: +1 where it is the target's, else -1; and its constant factor in the loss."""
+    classes = torch.arange(logits.size(1), device=logits.device)
+    positive = target[:, None] == classes
+    one = logits.new_ones(())
+    sign = torch.where(positive, one, -one)
+    scale = torch.where(positive, one * alpha, one * (1 - alpha))
+    if weight.numel():
+        scale = scale * weight[target][:, None]
+    return sign, scale
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Half precision widened: torchvision's kernels do not take it on every device."""
+    return x.float() if x.dtype in _HALF_TYPES else x
+
+
+def _require_average_pooling(pool_mode: int) -> None:
+    if pool_mode != 1:
+        raise NotImplementedError(
+            "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
+            f"compiled mmcv is installed; use pool_mode='avg', or {_cure()}."
+        )
