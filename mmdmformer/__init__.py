@@ -10,6 +10,7 @@ from . import compat  # isort: skip  # must come first: it makes mmcv.ops import
 
 compat.prepare()
 
+from . import engine  # noqa: E402, F401
 from .backbones import DMFormer  # noqa: E402
 from .version import __version__  # noqa: E402
 

@@ -1,1 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+from .backbone import Backbone, check_input_size
+from .checkpointing import checkpoint_forward
+from .ffn import ConvFFN
+from .norm import LayerNorm2d
+
+__all__ = ['Backbone', 'ConvFFN', 'LayerNorm2d', 'check_input_size', 'checkpoint_forward']

@@ -1,0 +1,144 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""What every backbone here has in common besides its network."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch.nn as nn
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Backbone(BaseModule):
+    """Base of the backbones: outputs, freezing, norm layers in eval mode, initial weights.
+
+    A subclass builds its network, sets ``embed_dims`` (channels of each
+    stage) and calls :meth:`_freeze` at the end of its ``__init__``. It
+    implements :meth:`_parts` and :meth:`forward`.
+
+    Args:
+        num_stages (int): Number of stages.
+        out_indices (int | Sequence[int]): Stages whose outputs are returned;
+            negative ones count from the end.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the
+            first k stages.
+        norm_eval (bool): Whether batch norm layers use, and do not update,
+            their running statistics in training.
+        init_cfg (dict | list[dict], optional): Initialisation config.
+            ``type='Pretrained'`` is treated as ``type='CheckedPretrained'``,
+            which refuses a checkpoint that does not fit.
+
+    Raises:
+        ValueError: If ``out_indices`` or ``frozen_stages`` name a stage that
+            is not there.
+    """
+
+    embed_dims: Sequence[int]
+
+    def __init__(
+        self,
+        num_stages: int,
+        out_indices: int | Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg=_with_checked_pretrained(init_cfg))
+        self.out_indices = _normalise_out_indices(out_indices, num_stages)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} is out of range: choose -1 (nothing), 0 (the stem) '
+                f'or the number of stages to freeze with it, at most {num_stages}.'
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output."""
+        return tuple(self.embed_dims[i] for i in self.out_indices)
+
+    def _parts(self) -> list[nn.Module]:
+        """The stem, then the stages, in order of execution."""
+        raise NotImplementedError
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return self._parts()[: self.frozen_stages + 1]
+
+    def _freeze(self) -> None:
+        # Stages after the last output do not run; without gradients they are no unused parameters
+        # to DistributedDataParallel.
+        idle_parts = self._parts()[self.out_indices[-1] + 2 :]
+        for part in self._frozen_parts() + idle_parts:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'Backbone':
+        """Set training mode, but for frozen parts and, with ``norm_eval``, batch norm layers."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the weights: first the defaults, then what ``init_cfg`` says."""
+        if not self.is_init:
+            self.apply(_init_layer)
+        super().init_weights()
+
+
+def _init_layer(module: nn.Module) -> None:
+    """Normal weights scaled by the fan-out in convolutions, 0.02 in linear layers (as VAN)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def check_input_size(x: Tensor, min_side: int) -> None:
+    """Raise a ValueError if an image is smaller than the network's largest stride.
+
+    Args:
+        x (Tensor): Images of shape (B, C, H, W).
+        min_side (int): Smallest height and width, in pixels.
+    """
+    height, width = x.shape[-2:]
+    if min(height, width) < min_side:
+        raise ValueError(
+            f'an input of {height}x{width} pixels is too small: each side must have at least '
+            f'{min_side}, so enlarge or pad the images.'
+        )
+
+
+def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    normalised = [i + num_stages if i < 0 else i for i in given]
+    if not normalised or any(not 0 <= i < num_stages for i in normalised):
+        raise ValueError(
+            f'out_indices={out_indices} is out of range: choose one or more of 0 to '
+            f'{num_stages - 1}, or of -{num_stages} to -1.'
+        )
+    if normalised != sorted(set(normalised)):
+        raise ValueError(f'out_indices={out_indices} must rise from stage to stage.')
+    return tuple(normalised)
+
+
+def _with_checked_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] | None:
+    if init_cfg is None:
+        return None
+    init_cfgs: Iterable[dict] = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    checked = [
+        {**cfg, 'type': 'CheckedPretrained'} if cfg['type'] == 'Pretrained' else cfg
+        for cfg in init_cfgs
+    ]
+    # A later initialiser must not overwrite what the checkpoint gave.
+    return sorted(checked, key=lambda cfg: cfg['type'] == 'CheckedPretrained')

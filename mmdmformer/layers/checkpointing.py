@@ -1,0 +1,43 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Activation checkpointing that leaves the running statistics of norm layers right."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch.nn as nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def checkpoint_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run ``forward(x)`` without keeping its activations; the backward pass computes them again.
+
+    Args:
+        module (nn.Module): The module that ``forward`` belongs to.
+        forward (Callable): Function of one tensor.
+        x (Tensor): Its argument.
+
+    Returns:
+        Tensor: ``forward(x)``.
+    """
+    return checkpoint(
+        forward,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _running_stats_untouched(module)),
+    )
+
+
+@contextmanager
+def _running_stats_untouched(module: nn.Module) -> Iterator[None]:
+    # The second run of the forward pass would count its batch twice.
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    training_norms = [m for m in norms if m.training]
+    for norm in training_norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in training_norms:
+            norm.track_running_stats = True
