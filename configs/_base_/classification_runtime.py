@@ -1,0 +1,16 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'default_runtime.py'
+
+default_scope = 'mmpretrain'
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='accuracy/top1'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='VisualizationHook', enable=False),
+)
+# Each GPU keeps its own batch norm statistics while training; validation uses their mean.
+custom_hooks = [dict(type='SyncBuffersHook')]
+visualizer = dict(type='UniversalVisualizer', vis_backends=_base_.vis_backends)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)

@@ -1,0 +1,13 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+custom_imports = dict(imports=['mmdmformer'], allow_failed_imports=False)
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+vis_backends = [dict(type='LocalVisBackend')]
+log_level = 'INFO'
+load_from = None
+resume = False
+# A fixed seed, so that a run can be repeated; each process draws its own augmentations from it.
+randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)

@@ -1,0 +1,21 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    '../_base_/models/sem-fpn.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/adamw_40k_ade20k.py',
+    '../_base_/segmentation_runtime.py',
+]
+
+pretrained = None  # file or URL of an ImageNet checkpoint; None trains from scratch
+drop_path_rate = 0.1
+
+model = dict(
+    backbone=dict(
+        type='DMFormer',
+        arch='small',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=drop_path_rate,
+        init_cfg=dict(type='CheckedPretrained', checkpoint=pretrained),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
