@@ -1,0 +1,52 @@
+# What people type. Each command first brings the environment up to date, which takes no time when nothing changed.
+#   STACK=onedl         use the maintained forks of the OpenMMLab packages (default: openmmlab, the official ones)
+#   VENV=folder         keep the environment elsewhere (default: .venv, or .venv-onedl)
+#   PYTHON=python3.12   make the environment with another Python
+#   JOBS=1              run the tests in one process (default: 2)
+#   ARGS='...'          more arguments for pytest, or for the demo
+STACK ?= openmmlab
+VENV ?= $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
+PYTHON ?= python3
+JOBS ?= 2
+PY := $(VENV)/bin/python
+
+ifeq ($(filter openmmlab onedl,$(STACK)),)
+$(error STACK is '$(STACK)': it can be openmmlab or onedl)
+endif
+
+.PHONY: help setup test lint format demo demo-all demo-classification lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@sed -n 's/^#   /  /p' Makefile
+	@sed -nE 's/^([a-z-]+):[^#]*## /  make \1: /p' Makefile
+
+setup:  ## make the environment, or bring it up to date
+	@$(PYTHON) requirements/install.py --stack $(STACK) --venv $(VENV) $(if $(filter file,$(origin PYTHON)),,--fixed-python)
+
+test: lint  ## run every test
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS)) $(ARGS)
+
+lint: setup  ## check style
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+format: setup  ## put the code into style
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+demo: setup  ## train, test and draw classification, detection and segmentation on real images
+	$(PY) demo/three_tasks.py $(ARGS)
+
+demo-all: setup  ## the same, with Mask R-CNN and UperNet
+	$(PY) demo/three_tasks.py --all $(ARGS)
+
+demo-classification: setup  ## the demo's first part
+	$(PY) demo/three_tasks.py --only classification $(ARGS)
+
+lock:  ## write requirements/lock-*.txt anew after a change to the requirements
+	$(PYTHON) requirements/install.py --lock
+
+clean:  ## remove the environments and everything else that can be made again, but no data and no results
+	rm -rf .venv .venv-onedl build dist *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
