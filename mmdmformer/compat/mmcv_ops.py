@@ -20,7 +20,11 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
+from .environment import load_torchvision_operators
+
 EXT_NAME = 'mmcv._ext'
+_MMCV_PACKAGES = ('mmcv', 'mmcv-lite', 'onedl-mmcv')
+_NOT_AVAILABLE = 'not available'  # as mmcv's builds without CUDA answer
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -31,7 +35,7 @@ def install() -> bool:
     GPU, is replaced, with one warning that names the cure.
 
     Returns:
-        bool: Whether the bridge serves ``mmcv.ops`` (then or from an earlier call).
+        bool: Whether the bridge serves ``mmcv.ops``, from now or from an earlier call on.
     """
     compiled, fault = _load_compiled()
     if isinstance(compiled, _Bridge):
@@ -39,56 +43,50 @@ def install() -> bool:
     if compiled is not None and fault is None:
         return False
     bridge = _Bridge()
+    sys.modules[EXT_NAME] = sys.modules['mmcv']._ext = bridge
     if compiled is not None:
-        # Modules of mmcv.ops that were imported earlier hold the compiled module itself.
+        # Modules of mmcv.ops that were imported before hold the compiled module itself.
         for name in dir(compiled):
             if not name.startswith('__'):
                 setattr(compiled, name, getattr(bridge, name))
-    sys.modules[EXT_NAME] = bridge
     if fault is not None:
         warnings.warn(
-            f'The compiled operators of mmcv do not work with torch {torch.__version__} ({fault}) '
-            f'and were replaced by those of torchvision; {_cure()}.',
+            f"mmcv's compiled operators do not work with torch {torch.__version__} ({fault}) and "
+            f"give way to torchvision's; {_cure()}.",
             stacklevel=2,
         )
     return True
 
 
 def _load_compiled() -> tuple[types.ModuleType | None, str | None]:
-    """Import ``mmcv._ext`` and say what, if anything, is wrong with it."""
+    """Import ``mmcv._ext``, and say what is wrong with it if anything is."""
     try:
         compiled = importlib.import_module(EXT_NAME)
     except ModuleNotFoundError as error:
-        if error.name == EXT_NAME:
-            return None, None
-        raise
+        if error.name != EXT_NAME:
+            raise
+        return None, None
     except ImportError as error:
-        return None, ' '.join(str(error).split())
+        return None, ' '.join(str(error).split()).rstrip('.')
     if (
-        not isinstance(compiled, _Bridge)
+        compiled.get_compiling_cuda_version() == _NOT_AVAILABLE
+        and not isinstance(compiled, _Bridge)
         and torch.cuda.is_available()
-        and compiled.get_compiling_cuda_version() == 'not available'
     ):
-        return compiled, 'they were built without CUDA'
+        return compiled, 'built without CUDA'
     return compiled, None
 
 
 def _cure() -> str:
-    """The command that builds mmcv's own operators for the installed torch."""
-    installed = {d.metadata['Name'].lower(): d.version for d in metadata.distributions(name='mmcv')}
-    for name in ('onedl-mmcv', 'mmcv', 'mmcv-lite'):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        installed[name] = version
-    if 'onedl-mmcv' in installed:
-        package = f'onedl-mmcv=={installed["onedl-mmcv"]}'
-    else:
-        package = f'mmcv=={next(iter(installed.values()))}' if installed else 'mmcv'
+    """How to get mmcv's own operators for the installed torch."""
+    packages = {d.name: d.version for d in metadata.distributions() if d.name in _MMCV_PACKAGES}
+    name, version = next(iter(packages.items()), ('mmcv', None))
+    uninstall = 'pip uninstall -y mmcv-lite && ' if name == 'mmcv-lite' else ''
+    package = name.removesuffix('-lite') + (f'=={version}' if version else '')
+    # Neither an isolated build nor a wheel from pip's cache is made for this torch.
     return (
-        'build them for this torch with `pip install --no-build-isolation --no-cache-dir '
-        f'--no-deps --force-reinstall {package}`'
+        f'build them for this torch with `{uninstall}pip install --force-reinstall --no-deps '
+        f'--no-build-isolation --no-cache-dir {package}`'
     )
 
 
@@ -129,13 +127,13 @@ def _refusal(name: str) -> Callable:
 
 
 def get_compiler_version() -> str:
-    """As mmcv's own: the compiler of the extension."""
-    return 'n/a'
+    """The compiler that built the extension: none did."""
+    return _NOT_AVAILABLE
 
 
 def get_compiling_cuda_version() -> str:
-    """As mmcv's own: the CUDA version that the extension was built with."""
-    return 'n/a'
+    """The CUDA version that the extension was built with: none."""
+    return _NOT_AVAILABLE
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -150,12 +148,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Tensor: (K,) indices of the kept boxes, by descending score.
     """
-    from torchvision.ops import nms as torchvision_nms
-
     boxes = _at_least_float32(boxes)
     if offset:  # torchvision knows offset 0 only: move the far corner instead
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return torchvision_nms(boxes, scores.to(boxes.dtype), iou_threshold)
+    return _torchvision('nms')(boxes, scores.to(boxes.dtype), iou_threshold)
 
 
 def roi_align_forward(
@@ -186,19 +182,19 @@ def roi_align_forward(
         pool_mode (int): 0 for maximum, 1 for average.
         aligned (bool): Whether pixel centres lie at half-integers.
     """
-    from torchvision.ops import roi_align
-
     _require_average_pooling(pool_mode)
     features = _at_least_float32(input)
-    pooled = roi_align(
-        features,
-        rois.to(features.dtype),
-        (aligned_height, aligned_width),
-        spatial_scale,
-        sampling_ratio,
-        aligned,
+    output.copy_(
+        _torchvision('roi_align')(
+            features,
+            rois.to(features.dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
+        )
     )
-    output.copy_(pooled)
 
 
 def roi_align_backward(
@@ -229,12 +225,10 @@ def roi_align_backward(
         pool_mode (int): 0 for maximum, 1 for average.
         aligned (bool): Whether pixel centres lie at half-integers.
     """
-    import torchvision  # noqa: F401  (registers its operators)
-
     _require_average_pooling(pool_mode)
     grad = _at_least_float32(grad_output)
     grad_input.copy_(
-        torch.ops.torchvision._roi_align_backward(
+        _torchvision('_roi_align_backward')(
             grad,
             rois.to(grad.dtype),
             spatial_scale,
@@ -299,6 +293,17 @@ def _focal_parts(
     if weight.numel():
         scale = scale * weight[target][:, None]
     return sign, scale
+
+
+def _torchvision(name: str) -> Callable:
+    """Operator ``name`` of torchvision."""
+    if not load_torchvision_operators():
+        raise ImportError(
+            "mmcv operators 'nms' and 'roi_align' are served by torchvision, which is not "
+            'installed; install the one that fits with '
+            f'`pip install torch=={torch.__version__} torchvision`.'
+        )
+    return getattr(torch.ops.torchvision, name)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
