@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,6 +22,9 @@ def checkpoint_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x
     Returns:
         Tensor: ``forward(x)``.
     """
+    if torch.compiler.is_compiling():
+        # The compiler takes no context, and needs none: it records updates of buffers once.
+        return checkpoint(forward, x, use_reentrant=False)
     return checkpoint(
         forward,
         x,
@@ -31,13 +35,15 @@ def checkpoint_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x
 
 @contextmanager
 def _running_stats_untouched(module: nn.Module) -> Iterator[None]:
-    # The second run of the forward pass would count its batch twice.
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    training_norms = [m for m in norms if m.training]
-    for norm in training_norms:
-        norm.track_running_stats = False
+    # The second run of the forward pass would count its batch twice; it updates copies instead.
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    originals = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, buffers in zip(norms, originals, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in training_norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, originals, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
