@@ -136,8 +136,8 @@ def check_python(again):
     if subprocess.call([this_python(), '-c', 'import ensurepip, venv'], stderr=subprocess.DEVNULL):
         package = 'python{}.{}-venv'.format(*sys.version_info)
         raise SetupError(
-            f'Python {here} lacks the parts that make environments: install them (Debian and Ubuntu:'
-            f' `apt install {package}`) and run `{again}` again.'
+            f'Python {here} lacks what makes environments: install it (Debian and Ubuntu: `apt'
+            f' install {package}`) and run `{again}` again.'
         )
 
 
