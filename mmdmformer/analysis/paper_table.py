@@ -1,15 +1,14 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """The papers' printed sizes and results beside the sizes of the models that the configs build."""
 
-import copy
 from pathlib import Path
 
 import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmengine.utils import import_modules_from_strings
 from torch import nn
+
+from ..engine.model import build_model
 
 UNITS = {'M': 1e6, 'G': 1e9}
 ACCURACIES = ('Top-1', 'Box AP', 'Mask AP', 'mIoU')
@@ -31,20 +30,12 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
         (multiply-adds at 224x224 pixels, by :mod:`mmengine.analysis`).
     """
     cfg = Config.fromfile(root / entry['Config'])
-    model_cfg = copy.deepcopy(cfg.model)
-    model_cfg.backbone.update(entry.get('Backbone', {}))
-    model = _build(model_cfg, cfg)
+    cfg.model.backbone.update(entry.get('Backbone', {}))
+    model = build_model(cfg).eval()
     counted = {'Parameters': sum(p.numel() for p in model.parameters())}
     if 'FLOPs' in entry['Metadata']:
         counted['FLOPs'] = _count_multiply_adds(model)
     return counted
-
-
-def _build(model_cfg: dict, cfg: Config) -> nn.Module:
-    import_modules_from_strings(**cfg.custom_imports)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        init_default_scope(cfg.default_scope)
-        return MODELS.build(model_cfg).eval()
 
 
 class _ImageToScores(nn.Module):

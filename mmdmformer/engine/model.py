@@ -1,0 +1,40 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Building a config's model outside of a runner."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.runner import save_checkpoint
+from mmengine.utils import import_modules_from_strings
+from torch import nn
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config, in the scope of its toolbox.
+
+    Args:
+        cfg (Config): Config of any OpenMMLab toolbox.
+
+    Returns:
+        nn.Module: The model, on the CPU, before ``init_weights``.
+    """
+    if 'custom_imports' in cfg:
+        import_modules_from_strings(**cfg.custom_imports)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        init_default_scope(cfg.get('default_scope'))
+        return MODELS.build(cfg.model)
+
+
+def save_untrained(config: str | Path, path: str | Path) -> None:
+    """Save a model with initial weights as a checkpoint.
+
+    Testing it tells what training is worth.
+
+    Args:
+        config (str | Path): Config file.
+        path (str | Path): Where to write the checkpoint.
+    """
+    model = build_model(Config.fromfile(config))
+    model.init_weights()
+    save_checkpoint(dict(state_dict=model.state_dict()), str(path))
