@@ -156,8 +156,6 @@ def run(command, trouble, **options):
 def uv_environment(venv, uv):
     """Environment variables for uv, which does not read pip's settings by itself."""
     environment = dict(os.environ, UV_PYTHON_DOWNLOADS='never')
-    environment.pop('VIRTUAL_ENV', None)
-    environment.pop('CONDA_PREFIX', None)
     if not {'UV_DEFAULT_INDEX', 'UV_INDEX_URL'} & set(environment):
         settings = subprocess.check_output([str(venv / 'bin/pip'), 'config', 'list'])
         settings = dict(re.findall(r'^(\S+)\.index-url=(.+)$', settings.decode(), re.M))
@@ -220,7 +218,7 @@ def hold(venv):
     with open(str(path), 'a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f'waiting for another set-up of {venv} to finish', flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -264,7 +262,6 @@ def install_project(venv, again, step):
         command + ['--no-build-isolation', '--editable', ROOT],
         f'mmdmformer itself could not be installed (uv says why above): cure that and run'
         f' `{again}` again.',
-        env=uv_environment(venv, uv),
     )
 
 
@@ -378,6 +375,9 @@ def main(argv=None):
             set_up(args.stack, Path(os.path.abspath(args.venv)), args.fixed_python)
     except SetupError as error:
         print(f'Set-up: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'Set-up: {error}: cure that, or set VENV=folder to go elsewhere.', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('\nSet-up: interrupted; run it again to finish it.', file=sys.stderr)

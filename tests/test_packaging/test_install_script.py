@@ -191,6 +191,14 @@ def test_folder_of_the_user_is_not_touched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['mine']
 
 
+def test_unusable_folder_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    result = run(SCRIPT, '--venv', tmp_path / 'file/venv')
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert f'{tmp_path}/file/venv' in result.stderr and 'VENV=' in result.stderr
+
+
 def test_python_without_venv_is_told_what_to_install(tmp_path):
     (tmp_path / 'ensurepip.py').write_text('raise ImportError')
     result = run(SCRIPT, '--venv', tmp_path / 'venv', PYTHONPATH=str(tmp_path))

@@ -62,6 +62,7 @@ def built(tmp_path_factory):
     wheel = build(source, 'wheel', place / 'wheel')
     sdist = build(source, 'sdist', place / 'sdist')
     with tarfile.open(sdist) as archive:
+        archive.extraction_filter = getattr(tarfile, 'data_filter', None)  # Python 3.14's default
         archive.extractall(place / 'unpacked')
     (unpacked,) = (place / 'unpacked').iterdir()
     return source, wheel, build(unpacked, 'wheel', place / 'again')
