@@ -301,7 +301,7 @@ def _torchvision(name: str) -> Callable:
         raise ImportError(
             "mmcv operators 'nms' and 'roi_align' are served by torchvision, which is not "
             'installed; install the one that fits with '
-            f'`pip install torch=={torch.__version__} torchvision`.'
+            f'`pip install torch=={torch.__version__.split("+")[0]} torchvision`.'
         )
     return getattr(torch.ops.torchvision, name)
 
