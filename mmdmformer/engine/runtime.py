@@ -1,0 +1,208 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""What the training and the test entry share: from the command line to a runner.
+
+A user's mistake (a path that does not exist, an option that cannot work here) is raised as
+:class:`UsageError` before anything is built, and :func:`one_sentence_errors` turns it into one
+sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..compat import require_toolbox
+from ..compat.checkpoint import CheckpointError
+from .cpu_distributed import distribute_on_cpu
+from .variables import read_config
+
+
+class UsageError(Exception):
+    """A mistake of the user's; the message is one sentence with the cure."""
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Print a user's mistake as one line on stderr and exit with code 2."""
+    try:
+        yield
+    except (UsageError, CheckpointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing have in common, named as in OpenMMLab."""
+    parser.add_argument('config', help='config file of any OpenMMLab toolbox')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='change settings of the config (train_dataloader.batch_size=4) or variables that '
+        'it uses (lr=1e-4); lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='what started the processes (pytorch: torchrun, as tools/dist_*.sh do)',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the command line names and apply the common arguments.
+
+    Args:
+        args (argparse.Namespace): Parsed arguments of :func:`add_common_arguments`.
+
+    Returns:
+        Config: With ``work_dir`` and ``launcher`` set, and ready for the launcher.
+
+    Raises:
+        UsageError: If the file, the toolbox or an option is missing or cannot work here.
+    """
+    options = args.cfg_options or {}
+    cfg = _read_config(Path(args.config), options)
+    cfg.merge_from_dict(options)
+    try:
+        require_toolbox(cfg.get('default_scope'))
+    except ImportError as error:
+        raise UsageError(error) from error
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    if cfg.get('default_scope') == 'mmpretrain':
+        _set_mmpretrain_dataloader_defaults(cfg)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    prepare_launcher(cfg, args.launcher)
+    return cfg
+
+
+def _read_config(path: Path, options: dict[str, Any]) -> Config:
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f'did you mean {close[0]}?' if close else 'check the path.'
+        raise UsageError(f'config file {path} does not exist: {hint}')
+    try:
+        return read_config(path, options)
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        if getattr(error, 'name', None) is not None:
+            raise  # the config itself imports something that is missing: show where
+        raise UsageError(f'config file {path} cannot be read: {error}') from error
+
+
+def _set_mmpretrain_dataloader_defaults(cfg: Config) -> None:
+    """Give dataloaders what mmpretrain's own tools give them, as its configs rely on it."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is not None:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+
+
+def prepare_launcher(cfg: Config, launcher: str) -> None:
+    """Set ``cfg.launcher``, and make several processes work where there is no GPU.
+
+    With a GPU mmengine's runner does everything itself.
+
+    Args:
+        cfg (Config): Changed in place.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        UsageError: If the processes were not started by this launcher, or are more than the GPUs.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UsageError(
+            '--launcher pytorch needs processes started by torchrun: use '
+            'tools/dist_train.sh or tools/dist_test.sh.'
+        )
+    if get_device() == 'cpu':
+        if launcher != 'pytorch':
+            raise UsageError(
+                f'--launcher {launcher} needs a GPU and none is visible: use --launcher pytorch.'
+            )
+        distribute_on_cpu(cfg)
+        return
+    processes, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if torch.cuda.is_available() and processes > gpus:
+        raise UsageError(
+            f'{processes} processes were started on a machine with {gpus} visible '
+            f'GPU{"s" * (gpus != 1)}: start at most one for each GPU.'
+        )
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raise a :class:`UsageError` unless ``path`` is None, an address or an existing file."""
+    if path is not None and '://' not in path and not Path(path).is_file():
+        raise UsageError(f'checkpoint {path} does not exist: check the path.')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build mmengine's runner, or the one that ``cfg.runner_type`` names."""
+    check_checkpoint(cfg.get('load_from'))
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+@contextmanager
+def missing_data_named(cfg: Config, *splits: str) -> Iterator[None]:
+    """Turn a file that is not found into a :class:`UsageError` if a data folder is missing.
+
+    Whether a missing folder is a mistake is known only when a file in it is opened, as some data
+    sets download themselves.
+
+    Args:
+        cfg (Config): The config in use.
+        splits (str): Which dataloaders are in use: ``'train'``, ``'val'``, ``'test'``.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        for split in splits:
+            for root in _data_roots(cfg.get(f'{split}_dataloader')):
+                if '://' not in root and not Path(root).is_dir():
+                    raise UsageError(_missing_data(root)) from error
+        raise
+
+
+def _data_roots(node: Any) -> Iterator[str]:
+    """Yield every ``data_root`` below ``node``."""
+    if isinstance(node, dict):
+        if node.get('data_root'):
+            yield node['data_root']
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for child in node:
+        yield from _data_roots(child)
+
+
+def _missing_data(root: str) -> str:
+    sentence = f'data folder {Path(root).absolute()} does not exist: '
+    if 'data/mini' in Path(root).as_posix():
+        return sentence + 'run `python tools/make_mini_data.py` in this folder.'
+    return sentence + 'put or link the data set there, or change data_root in the config.'

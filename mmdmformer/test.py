@@ -1,0 +1,120 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Test a model of any OpenMMLab toolbox: ``python -m mmdmformer.test CONFIG CHECKPOINT``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import METRICS
+
+from .engine import runtime
+
+_PICKLE_SUFFIXES = ('.pkl', '.pickle')
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, float]:
+    """Test as the command line says.
+
+    Args:
+        args (Sequence[str], optional): Command line arguments. Defaults to ``sys.argv[1:]``.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+    """
+    options = _parser().parse_args(args)
+    with runtime.one_sentence_errors():
+        cfg = test_config(options)
+        with runtime.missing_data_named(cfg, 'test'):
+            runner = runtime.build_runner(cfg)
+            if options.out is not None:
+                runner.test_evaluator.metrics.append(_dump(cfg, options.out))
+            return runner.test()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='mmdmformer.test', description='Test a model.')
+    runtime.add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
+    parser.add_argument('--show-dir', help='draw the predictions into this folder')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation by the config's tta_model and tta_pipeline",
+    )
+    return parser
+
+
+def test_config(options: argparse.Namespace) -> Config:
+    """The config of a test run.
+
+    Args:
+        options (argparse.Namespace): The parsed command line.
+
+    Returns:
+        Config: Ready for a runner.
+
+    Raises:
+        runtime.UsageError: If an option cannot work with this config.
+    """
+    runtime.check_checkpoint(options.checkpoint)
+    if options.out is not None and not options.out.endswith(_PICKLE_SUFFIXES):
+        raise runtime.UsageError(f'--out {options.out} must end with .pkl or .pickle.')
+    cfg = runtime.load_config(options)
+    cfg.load_from = options.checkpoint
+    if options.tta:
+        if options.show_dir is not None and cfg.default_scope == 'mmpretrain':
+            raise runtime.UsageError(
+                '--show-dir draws one prediction for each image that mmpretrain loads, and --tta '
+                'loads several for one prediction: use one of them.'
+            )
+        _augment(cfg, options.config)
+    if options.show_dir is not None:
+        _draw(cfg, options.config, str(Path(options.show_dir).absolute()))
+    return cfg
+
+
+def _augment(cfg: Config, name: str) -> None:
+    """Put the test-time augmentation of the config around its model and into its data."""
+    if cfg.get('tta_model') is None or cfg.get('tta_pipeline') is None:
+        raise runtime.UsageError(
+            f'--tta needs tta_model and tta_pipeline, and {name} does not define them: add them.'
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _draw(cfg: Config, name: str, folder: str) -> None:
+    """Let the toolbox's own visualisation hook draw every test image into ``folder``."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise runtime.UsageError(
+            f'--show-dir needs default_hooks.visualization, and {name} does not define it: add it.'
+        )
+    if cfg.default_scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=folder)
+    elif cfg.default_scope == 'mmdet':
+        hook.update(draw=True, interval=1, test_out_dir=folder)
+    else:
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = folder
+
+
+def _dump(cfg: Config, path: str):
+    """The metric that writes predictions to ``path``."""
+    # mmdet's own encodes masks, which would fill memory and disk otherwise.
+    metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    return METRICS.build(dict(type=metric, out_file_path=path))
+
+
+if __name__ == '__main__':
+    main()

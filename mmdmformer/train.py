@@ -1,0 +1,88 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Train a model of any OpenMMLab toolbox: ``python -m mmdmformer.train CONFIG``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from .engine import runtime
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Train as the command line says.
+
+    Args:
+        args (Sequence[str], optional): Command line arguments. Defaults to ``sys.argv[1:]``.
+
+    Raises:
+        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+    """
+    options = _parser().parse_args(args)
+    with runtime.one_sentence_errors():
+        cfg = training_config(options)
+        with runtime.missing_data_named(cfg, 'train', 'val'):
+            runtime.build_runner(cfg).train()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='mmdmformer.train', description='Train a model.')
+    runtime.add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest in the work folder if none is named',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by actual batch size / auto_scale_lr.base_batch_size',
+    )
+    return parser
+
+
+def training_config(options: argparse.Namespace) -> Config:
+    """The config of a training run.
+
+    Args:
+        options (argparse.Namespace): The parsed command line.
+
+    Returns:
+        Config: Ready for a runner.
+
+    Raises:
+        runtime.UsageError: If an option cannot work with this config or on this machine.
+    """
+    cfg = runtime.load_config(options)
+    if options.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise runtime.UsageError(
+            'mixed precision (--amp, AmpOptimWrapper) needs a GPU and none is visible: '
+            'train without it.'
+        )
+    if options.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise runtime.UsageError(
+                '--auto-scale-lr needs auto_scale_lr.base_batch_size, the batch size that the '
+                f'learning rate was chosen for, and {options.config} has none.'
+            )
+        cfg.auto_scale_lr.enable = True
+    if options.resume == 'auto':
+        cfg.resume, cfg.load_from = True, None
+    elif options.resume is not None:
+        cfg.resume, cfg.load_from = True, options.resume
+    return cfg
+
+
+if __name__ == '__main__':
+    main()

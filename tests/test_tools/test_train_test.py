@@ -1,0 +1,369 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""The training and test entries, run on the built-in data for each of the three toolboxes."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmdmformer import test as test_entry
+from mmdmformer import train as train_entry
+from mmdmformer.engine import runtime
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN, TEST = REPOSITORY / 'tools/train.py', REPOSITORY / 'tools/test.py'
+MINI = REPOSITORY / 'configs/mini'
+CLASSIFIER = MINI / 'dmformer-nano_mini-imagenet.py'
+DETECTOR = MINI / 'retinanet_dmformer-nano_fpn_mini-coco.py'
+SEGMENTOR = MINI / 'dmformer-nano_sem-fpn_mini-ade20k.py'
+IMAGES, VAL_IMAGES, BATCH = 40, 20, 10
+LR, BASE_BATCH = 1e-3, 40
+
+
+def classifier_options(mini_data):
+    return [
+        '--cfg-options',
+        f'data_root={mini_data}/imagenet',
+        f'batch_size={BATCH}',
+        f'lr={LR}',
+        'num_workers=0',
+        'warmup_epochs=0',
+        'param_scheduler=[]',
+        'default_hooks.logger.interval=1',
+        f'auto_scale_lr.base_batch_size={BASE_BATCH}',
+        'image_size=32',
+    ]
+
+
+def run_ok(python, *args, cwd):
+    result = python(*args, cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def scalars(work_dir):
+    """The records that the only run in ``work_dir`` wrote: of training, and of validation."""
+    (log,) = Path(work_dir).glob('*/vis_data/scalars.json')
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [r for r in records if 'loss' in r], [r for r in records if 'loss' not in r]
+
+
+def metrics(work_dir):
+    """The metrics that the only test run in ``work_dir`` wrote."""
+    (log,) = Path(work_dir).glob('*/*.json')
+    return {k: v for k, v in json.loads(log.read_text()).items() if 'time' not in k}
+
+
+def load(path):
+    with open(path, 'rb') as file:
+        return pickle.load(file)
+
+
+@pytest.fixture(scope='module')
+def trained(python, mini_data, tmp_path_factory):
+    """Two epochs of classification, in a folder of its own."""
+    folder = tmp_path_factory.mktemp('trained')
+    options = [*classifier_options(mini_data), 'max_epochs=2']
+    run_ok(python, TRAIN, CLASSIFIER, '--auto-scale-lr', *options, cwd=folder)
+    return folder / 'work_dirs' / CLASSIFIER.stem
+
+
+def test_training_writes_checkpoints_and_obeys_the_options(trained):
+    checkpoint = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    assert checkpoint['meta']['iter'] == 2 * IMAGES / BATCH
+    training, validation = scalars(trained)
+    assert [record['iter'] for record in training] == list(range(1, 9))
+    assert all(np.isfinite(record['loss']) for record in training)
+    assert {record['lr'] for record in training} == {LR * BATCH / BASE_BATCH}
+    assert [record['step'] for record in validation] == [1, 2]
+    cfg = Config.fromfile(trained / CLASSIFIER.name)
+    assert cfg.train_pipeline[1].scale == 32
+    assert cfg.train_dataloader.batch_size == BATCH
+
+
+@pytest.mark.parametrize('path', ['automatic', 'named'])
+def test_resume_goes_on_where_training_stopped(path, trained, python, mini_data, tmp_path):
+    shutil.copy(trained / 'epoch_2.pth', tmp_path)
+    if path == 'automatic':
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+        resume = ['--resume']
+    else:
+        resume = ['--resume', tmp_path / 'epoch_2.pth']
+    options = [*classifier_options(mini_data), 'max_epochs=3']
+    run_ok(python, TRAIN, CLASSIFIER, '--work-dir', tmp_path, *resume, *options, cwd=tmp_path)
+    training, validation = scalars(tmp_path)
+    assert [(r['epoch'], r['iter']) for r in training] == [(3, i) for i in range(9, 13)]
+    assert [r['step'] for r in validation] == [3]
+    before, after = (
+        torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=False) for epoch in (2, 3)
+    )
+    assert after['meta']['iter'] == 12
+    steps = [c['optimizer']['state'][0]['step'].item() for c in (before, after)]
+    assert steps == [8, 12]
+
+
+def scores_by_hand(checkpoint):
+    """Class scores of the validation images in order, and of the mirrored images."""
+    cfg = Config.fromfile(checkpoint.parent / CLASSIFIER.name)
+    init_default_scope(cfg.default_scope)
+    from mmpretrain.registry import DATASETS
+
+    preprocessor = {'type': 'ClsDataPreprocessor', **cfg.model.data_preprocessor}
+    model = MODELS.build({**cfg.model, 'data_preprocessor': preprocessor}).eval()
+    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    samples = list(DATASETS.build(cfg.val_dataloader.dataset))
+    images = torch.stack([sample['inputs'] for sample in samples])
+    labels = np.array([sample['data_samples'].gt_label.item() for sample in samples])
+    with torch.no_grad():
+        batches = [
+            model.data_preprocessor(dict(inputs=x))['inputs'] for x in (images, images.flip(-1))
+        ]
+        plain, mirrored = (model(x, mode='tensor').softmax(1).numpy() for x in batches)
+    return plain, mirrored, labels
+
+
+def test_testing_repeats_validation_and_writes_and_draws_predictions(
+    trained, python, mini_data, tmp_path
+):
+    checkpoint = trained / 'epoch_2.pth'
+    run_ok(
+        python, TEST, CLASSIFIER, checkpoint, '--work-dir', 'work', '--out', 'out.pkl',
+        '--show-dir', 'pictures', *classifier_options(mini_data), cwd=tmp_path,
+    )  # fmt: skip
+    found = metrics(tmp_path / 'work')
+    _, validation = scalars(trained)
+    assert found == {k: v for k, v in validation[1].items() if k.startswith('accuracy')}
+
+    predictions = load(tmp_path / 'out.pkl')
+    scores = np.stack([p['pred_score'].numpy() for p in predictions])
+    by_hand, _, labels = scores_by_hand(checkpoint)
+    np.testing.assert_allclose(scores, by_hand, atol=1e-5)
+    top5 = np.argsort(-scores, axis=1)[:, :5] == labels[:, None]
+    assert found['accuracy/top1'] == pytest.approx(100 * top5[:, 0].mean(), abs=1e-4)
+    assert found['accuracy/top5'] == pytest.approx(100 * top5.any(1).mean(), abs=1e-4)
+    assert len(list((tmp_path / 'pictures').glob('*.png'))) == VAL_IMAGES
+
+
+def test_tta_averages_the_scores_of_an_image_and_its_mirror(trained, python, mini_data, tmp_path):
+    checkpoint = trained / 'epoch_2.pth'
+    options = ['--tta', '--out', 'out.pkl', '--work-dir', 'work', *classifier_options(mini_data)]
+    run_ok(python, TEST, CLASSIFIER, checkpoint, *options, cwd=tmp_path)
+    scores = np.stack([p['pred_score'].numpy() for p in load(tmp_path / 'out.pkl')])
+    plain, mirrored, _ = scores_by_hand(checkpoint)
+    np.testing.assert_allclose(scores, (plain + mirrored) / 2, atol=1e-5)
+    assert 'accuracy/top1' in metrics(tmp_path / 'work')
+
+
+@pytest.mark.parametrize(
+    'config, data, special, metric, prediction, picture',
+    [
+        (DETECTOR, 'coco', ['max_epochs=1', 'model.test_cfg.score_thr=0'], 'coco/bbox_mAP',
+         'pred_instances', '*.jpg'),
+        (SEGMENTOR, 'ade/ADEChallengeData2016', ['max_iters=2'], 'mIoU', 'pred_sem_seg',
+         'vis_data/vis_image/*.png'),
+    ],
+    ids=['detection', 'segmentation'],
+)  # fmt: skip
+def test_detection_and_segmentation(
+    config, data, special, metric, prediction, picture, python, mini_data, tmp_path
+):
+    options = [
+        '--cfg-options', *special, f'data_root={mini_data / data}', 'num_workers=0',
+        'batch_size=5', 'image_scale=(64,64)',
+    ]  # fmt: skip
+    run_ok(python, TRAIN, config, '--work-dir', 'train', *options, cwd=tmp_path)
+    _, validation = scalars(tmp_path / 'train')
+    checkpoint = (tmp_path / 'train/last_checkpoint').read_text()
+
+    run_ok(
+        python, TEST, config, checkpoint, '--work-dir', 'test', '--out', 'out.pkl',
+        '--show-dir', 'pictures', *options, cwd=tmp_path,
+    )  # fmt: skip
+    found = metrics(tmp_path / 'test')
+    assert metric in found
+    assert found == {k: v for k, v in validation[-1].items() if k in found}
+    assert [prediction in p for p in load(tmp_path / 'out.pkl')] == [True] * 10
+    assert len(list((tmp_path / 'pictures').glob(picture))) == 10
+
+    run_ok(
+        python, TEST, config, checkpoint, '--work-dir', 'tta', '--tta', '--out', 'tta.pkl',
+        '--show-dir', 'tta_pictures', *options, cwd=tmp_path,
+    )  # fmt: skip
+    assert metrics(tmp_path / 'tta').keys() == found.keys()
+    assert len(load(tmp_path / 'tta.pkl')) == 10
+    assert len(list((tmp_path / 'tta_pictures').glob(picture))) == 10
+
+
+def test_module_runs_from_any_folder(mini_data, tmp_path):
+    """Without forks and preloaded modules, as a user would."""
+    options = [*classifier_options(mini_data), 'max_epochs=1']
+    command = [sys.executable, '-m', 'mmdmformer.train', str(CLASSIFIER), *options]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / 'work_dirs' / CLASSIFIER.stem / 'epoch_1.pth').is_file()
+
+
+# What is decided before anything is built
+
+
+def training_config(*args):
+    options = train_entry._parser().parse_args([str(arg) for arg in args])
+    return train_entry.training_config(options)
+
+
+def test_options_change_variables_and_dotted_places():
+    cfg = training_config(
+        DETECTOR, '--work-dir', 'here', '--auto-scale-lr', '--cfg-options', 'lr=0.5',
+        'data_root=elsewhere', 'model.backbone.with_cp=True', 'train_dataloader.batch_size=3',
+    )  # fmt: skip
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    assert cfg.train_dataloader.dataset.data_root == 'elsewhere'
+    assert cfg.val_evaluator.ann_file.startswith('elsewhere/')
+    assert cfg.model.backbone.with_cp is True
+    assert (cfg.train_dataloader.batch_size, cfg.batch_size) == (3, 8)
+    assert cfg.work_dir == 'here'
+    assert cfg.auto_scale_lr.enable is True
+    assert cfg.filename == str(DETECTOR)
+
+
+def test_defaults_leave_the_config_as_it_is():
+    cfg, plain = training_config(DETECTOR), Config.fromfile(DETECTOR)
+    plain.work_dir, plain.launcher = f'work_dirs/{DETECTOR.stem}', 'none'
+    assert cfg.to_dict() == plain.to_dict()
+
+
+def refusal(main, *args, capsys):
+    """The one line with which an entry ends."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ')
+    return line
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save({'state_dict': {}}, tmp_path / 'checkpoint.pth')
+    return tmp_path / 'checkpoint.pth'
+
+
+@pytest.mark.parametrize(
+    'args, sentence',
+    [
+        ([MINI / 'retinanet_dmformer-nano_fpn_mini-cocco.py'],
+         f'does not exist: did you mean {DETECTOR.name}?'),
+        (['nowhere/config.py'], 'config file nowhere/config.py does not exist: check the path.'),
+        ([DETECTOR, '--resume', 'nowhere.pth'], 'checkpoint nowhere.pth does not exist'),
+        ([DETECTOR, '--cfg-options', 'load_from=nowhere.pth'],
+         'checkpoint nowhere.pth does not exist'),
+        ([DETECTOR, '--launcher', 'pytorch'], '--launcher pytorch needs processes started by'),
+    ],
+)  # fmt: skip
+def test_training_names_a_mistake(args, sentence, capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    assert sentence in refusal(train_entry.main, *args, capsys=capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision works with a GPU')
+@pytest.mark.parametrize('option', ['--amp', '--cfg-options=optim_wrapper.type=AmpOptimWrapper'])
+def test_mixed_precision_without_gpu_is_refused(option, capsys):
+    line = refusal(train_entry.main, DETECTOR, *option.split('=', 1), capsys=capsys)
+    assert 'needs a GPU and none is visible' in line
+
+
+def test_scaling_the_learning_rate_needs_its_batch_size(tmp_path, capsys):
+    (tmp_path / 'config.py').write_text(
+        f'_base_ = {str(DETECTOR)!r}\nauto_scale_lr = dict(_delete_=True)\n'
+    )
+    args = [tmp_path / 'config.py', '--auto-scale-lr']
+    assert 'auto_scale_lr.base_batch_size' in refusal(train_entry.main, *args, capsys=capsys)
+
+
+def test_missing_toolbox_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('mmdmformer.compat.environment.find_spec', lambda name: None)
+    assert "'mmdet' needs a toolbox" in refusal(train_entry.main, DETECTOR, capsys=capsys)
+
+
+def test_missing_base_is_named(tmp_path, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text("_base_ = 'nowhere.py'\n")
+    assert 'nowhere.py' in refusal(train_entry.main, config, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    'config, args, sentence',
+    [
+        (DETECTOR, ['--out', 'predictions.json'], 'must end with .pkl'),
+        (CLASSIFIER, ['--tta', '--show-dir', 'pictures'], 'use one of them'),
+        ("_base_ = '{}'\ntta_model = None", ['--tta'], '--tta needs tta_model and tta_pipeline'),
+        ("_base_ = '{}'\ndefault_hooks = dict(visualization=None)", ['--show-dir', 'pictures'],
+         '--show-dir needs default_hooks.visualization'),
+    ],
+)  # fmt: skip
+def test_testing_names_a_mistake(config, args, sentence, checkpoint, capsys):
+    if isinstance(config, str):
+        path = checkpoint.with_name('config.py')
+        path.write_text(config.format(DETECTOR))
+        config = path
+    assert sentence in refusal(test_entry.main, config, checkpoint, *args, capsys=capsys)
+
+
+def test_missing_checkpoint_is_named(capsys):
+    line = refusal(test_entry.main, DETECTOR, 'nowhere.pth', capsys=capsys)
+    assert 'checkpoint nowhere.pth does not exist' in line
+
+
+def test_missing_data_is_named(python, tmp_path):
+    result = python(TRAIN, CLASSIFIER, cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f'error: data folder {tmp_path}/data/mini/imagenet does not exist: '
+        'run `python tools/make_mini_data.py` in this folder.'
+    )
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ('the bomb went off',))
+
+
+@pytest.mark.parametrize('entry', ['test', 'resume', 'load_from'])
+def test_checkpoint_with_code_is_refused(entry, python, mini_data, tmp_path):
+    bomb = tmp_path / 'bomb.pth'
+    torch.save({'state_dict': {}, 'meta': Bomb()}, bomb)
+    options = classifier_options(mini_data)
+    result = {
+        'test': lambda: python(TEST, CLASSIFIER, bomb, *options, cwd=tmp_path),
+        'resume': lambda: python(TRAIN, CLASSIFIER, '--resume', bomb, *options, cwd=tmp_path),
+        'load_from': lambda: python(TRAIN, CLASSIFIER, *options, f'load_from={bomb}', cwd=tmp_path),
+    }[entry]()
+    assert result.returncode == 2
+    assert 'the bomb went off' not in result.stdout
+    assert 'Traceback' not in result.stderr
+    assert str(bomb) in result.stderr.splitlines()[-1]
+
+
+# Several processes
+
+
+@pytest.mark.parametrize('gpus', [1, 3])
+def test_more_processes_than_gpus_are_refused(gpus, capsys, monkeypatch):
+    monkeypatch.setattr(runtime, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    args = [DETECTOR, '--launcher', 'pytorch']
+    line = refusal(train_entry.main, *args, capsys=capsys)
+    assert f'4 processes were started on a machine with {gpus} visible GPU' in line
