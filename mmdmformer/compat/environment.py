@@ -22,7 +22,8 @@ KNOWN_GOOD_PAIR = 'torch==2.11.0 torchvision==0.26.0'
 # What pip calls the toolboxes, in the official stack and in the maintained forks of it.
 TOOLBOXES = {
     'mmdet': ('mmdet', 'onedl-mmdetection'),
-    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+    # The official mmseg needs ftfy and regex without saying so.
+    'mmseg': ('mmsegmentation ftfy regex', 'onedl-mmsegmentation'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
 }
 
@@ -61,7 +62,7 @@ def require_toolbox(scope: str | None) -> None:
         )
 
 
-@functools.cache
+@functools.lru_cache
 def load_torchvision_operators() -> bool:
     """Load torchvision's compiled operators, without its slow Python package.
 
