@@ -1,10 +1,12 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Sum of parallel depth-wise convolutions of different kernel sizes and dilations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def multi_dilated_dwconv(
@@ -35,22 +37,96 @@ def multi_dilated_dwconv(
                 [3.5000, 2.5000, 3.5000],
                 [5.5000, 3.5000, 5.5000]])
     """
-    # One bias for the sum: it is cheaper than one for each branch.
-    bias = sum(biases[1:], start=biases[0])
-    first, *others = zip(weights, dilations, strict=True)
-    out = _same_dwconv(x, *first, bias)
-    for weight, dilation in others:
-        out = out + _same_dwconv(x, weight, dilation, None)
-    return out
+    convolve = _choose_convolution(x)
+    branches = zip(weights, dilations, strict=True)
+    out, *others = [convolve(x, weight, dilation) for weight, dilation in branches]
+    for other in others:
+        out = out + other
+    # One bias for the sum. Under autocast the convolutions come in half precision, and stay so.
+    bias = sum(biases[1:], start=biases[0]).to(out.dtype)
+    return out + bias[:, None, None]
 
 
-def _same_dwconv(x: Tensor, weight: Tensor, dilation: int, bias: Tensor | None) -> Tensor:
-    kernel_size = weight.shape[-1]
-    padding = dilation * (kernel_size // 2)
-    if x.device.type == 'cpu' and padding >= kernel_size:
-        # oneDNN's fast depth-wise kernel takes paddings below the kernel size only; past that a
-        # reference kernel, about ten times slower, would run. The values are the same.
-        explicit = padding - (kernel_size - 1)
-        x = F.pad(x, (explicit,) * 4)
-        padding = kernel_size - 1
-    return F.conv2d(x, weight, bias, 1, padding, dilation, groups=x.shape[1])
+def _choose_convolution(x: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+    if x.device.type != 'cpu':
+        return dwconv_reference
+    captured = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if captured or torch.is_autocast_enabled('cpu') or x.dtype not in (torch.float, torch.double):
+        return _dwconv_split_padding
+    return _dwconv_cpu
+
+
+def dwconv_reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """The definition of one branch, without its bias: a depth-wise convolution of torch's."""
+    padding = [dilation * (size // 2) for size in weight.shape[2:]]
+    return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
+
+
+def _dwconv_split_padding(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Pad in part before the convolution.
+
+    oneDNN's fast depth-wise kernel takes paddings below the kernel size only; past that a
+    reference kernel, about ten times slower, would run. The values are the same.
+    """
+    padding = [dilation * (size // 2) for size in weight.shape[2:]]
+    implicit = [min(p, size - 1) for p, size in zip(padding, weight.shape[2:], strict=True)]
+    top, left = (p - i for p, i in zip(padding, implicit, strict=True))
+    if top or left:
+        x = F.pad(x, (left, left, top, top))
+    return F.conv2d(x, weight, None, 1, implicit, dilation, groups=x.shape[1])
+
+
+def _dwconv_cpu(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    weight = _crop_to_reach(weight, dilation, x.shape[2:])
+    if torch.is_grad_enabled() and weight.requires_grad and max(weight.shape[2:]) > 3:
+        return _DwconvWithFastWeightGradient.apply(x, weight, dilation)
+    return _dwconv_split_padding(x, weight, dilation)
+
+
+def _crop_to_reach(weight: Tensor, dilation: int, size: Sequence[int]) -> Tensor:
+    """Drop the taps that see nothing but padding on a map of this size."""
+    radii = [k // 2 for k in weight.shape[2:]]
+    reach = [min(r, (side - 1) // dilation) for r, side in zip(radii, size, strict=True)]
+    rows, columns = (slice(r - n, r + n + 1) for r, n in zip(radii, reach, strict=True))
+    return weight[:, :, rows, columns]
+
+
+class _DwconvWithFastWeightGradient(torch.autograd.Function):
+    """torch computes the weight gradient of kernels above 3x3 tap by tap on CPUs; this does not."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _dwconv_split_padding(x, weight, dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _dwconv_split_padding(grad, weight.flip(2, 3), ctx.dilation)
+        return grad_x, _weight_gradient(x, grad, weight.shape[2:], ctx.dilation), None
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilation: int) -> Tensor:
+    """Correlate input and output gradient by matrix products.
+
+    For one channel and one row of taps, the product over images and rows of
+    (output column) x (input column) holds every tap's sum on a diagonal.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = kernel_size
+    pad_y, pad_x = dilation * (rows // 2), dilation * (columns // 2)
+    padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).transpose(0, 1)
+    by_column = grad.permute(1, 3, 0, 2).reshape(channels, width, batch * height)
+    out_column = torch.arange(width, device=x.device)[:, None]
+    in_column = out_column + dilation * torch.arange(columns, device=x.device)
+    taps = []
+    for row in range(rows):
+        window = padded[:, :, row * dilation : row * dilation + height]
+        products = by_column @ window.reshape(channels, batch * height, -1)
+        diagonals = products.gather(2, in_column.expand(channels, width, columns))
+        taps.append(diagonals.sum(1))
+    return torch.stack(taps, 1)[:, None]

@@ -5,6 +5,7 @@ import torch
 from mmdmformer.ops import multi_dilated_dwconv
 
 CASES = [((3, 5, 7), (1, 2, 3)), ((7,), (3,)), ((3, 5, 7), (1, 1, 1)), ((1, 3), (5, 4))]
+SIZES = [(5, 6), (2, 9), (1, 1)]  # in the last two, some taps see nothing but padding
 
 
 def make_inputs(kernel_sizes, channels=2, size=(5, 6), dtype=torch.float64):
@@ -35,17 +36,19 @@ def definition(x, weights, biases, dilations):
     return out
 
 
+@pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize(('kernel_sizes', 'dilations'), CASES)
-def test_equals_the_definition(kernel_sizes, dilations):
-    inputs = make_inputs(kernel_sizes)
+def test_equals_the_definition(kernel_sizes, dilations, size):
+    inputs = make_inputs(kernel_sizes, size=size)
     torch.testing.assert_close(
         multi_dilated_dwconv(*inputs, dilations), definition(*inputs, dilations)
     )
 
 
+@pytest.mark.parametrize('size', [(4, 3), (2, 7), (1, 1)])
 @pytest.mark.parametrize(('kernel_sizes', 'dilations'), CASES)
-def test_gradients(kernel_sizes, dilations):
-    x, weights, biases = make_inputs(kernel_sizes, channels=1, size=(4, 3))
+def test_gradients(kernel_sizes, dilations, size):
+    x, weights, biases = make_inputs(kernel_sizes, channels=1, size=size)
     tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
     n = len(weights)
 
@@ -55,7 +58,37 @@ def test_gradients(kernel_sizes, dilations):
     assert torch.autograd.gradcheck(function, tensors)
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('size', [(20, 31), (7, 7), (40, 3)])
+def test_gradients_equal_those_of_plain_convolutions(size, memory_format):
+    x, weights, biases = make_inputs((3, 5, 7), channels=6, size=size)
+    x = x.to(memory_format=memory_format)
+    tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
+    out = multi_dilated_dwconv(x, weights, biases, (1, 2, 3))
+    plain = sum(
+        torch.nn.functional.conv2d(x, w, b, padding=d * (w.shape[-1] // 2), dilation=d, groups=6)
+        for w, b, d in zip(weights, biases, (1, 2, 3), strict=True)
+    )
+    torch.testing.assert_close(out, plain)
+    grad = torch.randn_like(out)
+    for ours, theirs in zip(
+        torch.autograd.grad(out, tensors, grad),
+        torch.autograd.grad(plain, tensors, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_branches_of_different_number_are_refused():
     x, weights, biases = make_inputs((3, 5))
     with pytest.raises(ValueError, match='shorter'):
         multi_dilated_dwconv(x, weights, biases, (1,))
+
+
+def test_autocast_gives_half_precision():
+    x, weights, biases = make_inputs((3, 5), dtype=torch.float32)
+    expected = multi_dilated_dwconv(x, weights, biases, (1, 2))
+    with torch.autocast('cpu', torch.bfloat16):
+        out = multi_dilated_dwconv(x, weights, biases, (1, 2))
+    assert out.dtype == torch.bfloat16
+    assert (out - expected).norm() < 0.02 * expected.norm()
