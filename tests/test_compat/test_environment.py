@@ -7,6 +7,7 @@ Each case runs in a Python process that has no packages but the stubs of the cas
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_missing_toolbox(python, scope, official, fork):
 
 def test_what_is_here_is_in_order():
     environment.check()
-    for scope in ('mmdet', 'mmseg', 'mmpretrain', 'mmengine', None):
+    for scope in ('mmengine', None, *filter(find_spec, environment.TOOLBOXES)):
         environment.require_toolbox(scope)
     mmdmformer.compat.prepare()
 
