@@ -1,0 +1,181 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""The mini leaves: what they change, and a step of training, validation and testing of each."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+
+from mmdmformer.datasets import CLASSES, SEG_CLASSES
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+FILES = sorted((CONFIGS / 'mini').glob('*.py'))
+AUGMENTED = [path for path in FILES if not path.stem.startswith('mask-rcnn')]
+STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
+MAY_DIFFER = {
+    'data': rf"""
+        data_root|classes\.\d+|image_size|image_scale\.\d|crop_area\.\d|dataset\..*
+        (train|val|test)_dataloader\.dataset\.(type|data_root|metainfo\.classes.*)
+        (train|val|test)_dataloader\.dataset\.(img_suffix|seg_map_suffix|reduce_zero_label)
+        (train|val|test|tta)({STEP})(\.\w+)*\.(scale|crop_size|crop_ratio_range)(\.\d)?
+        train({STEP})\.\d\.(prob|erase_prob|magnitude_level)
+        (val|test)_evaluator\.ann_file
+        model\.data_preprocessor\.(num_classes|size\.\d)
+        model\.(\w+\.)*num_classes
+        model\.train_cfg\.augments.*
+    """,
+    'width': r"""
+        drop_path_rate|model\.backbone\.(arch|drop_path_rate)
+        model\.(\w+\.)*(in|out|feat|conv_out|fc_out)_channels(\.\d)?
+        model\.(\w+\.)*(channels|stacked_convs|num_convs)
+    """,
+    'length': r"""
+        lr|max_epochs|max_iters|warmup_epochs|warmup_iters|milestones\.\d
+        optim_wrapper\.optimizer\.lr
+        param_scheduler\.\d\.(begin|end|T_max|milestones\.\d)
+        train_cfg\.(max_epochs|max_iters|val_interval)
+        default_hooks\.(logger|checkpoint)\.interval
+    """,
+    'batch': r"""
+        batch_size|num_workers|loader\..*|auto_scale_lr\.base_batch_size
+        (train|val|test)_dataloader\.(batch_size|num_workers|persistent_workers)
+    """,
+}
+
+each_leaf = pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+
+
+def flatten(node, path=''):
+    """Map the dotted path of every leaf below ``node`` to its value."""
+    if isinstance(node, dict):
+        items = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    else:
+        return {path: node}
+    leaves = {}
+    for key, child in items:
+        leaves.update(flatten(child, f'{path}.{key}' if path else str(key)))
+    return leaves
+
+
+@each_leaf
+def test_leaf_changes_data_width_length_and_batch_alone(path):
+    cfg = Config.fromfile(path)
+    parent = Config.fromfile(path.parent / re.search(r"_base_ = '(.*)'", path.read_text()).group(1))
+    ours, theirs = flatten(cfg.to_dict()), flatten(parent.to_dict())
+    missing = object()
+    changed = {
+        key
+        for key in ours.keys() | theirs.keys()
+        if ours.get(key, missing) != theirs.get(key, missing)
+    }
+    allowed = re.compile('|'.join('|'.join(rules.split()) for rules in MAY_DIFFER.values()))
+    assert sorted(key for key in changed if not allowed.fullmatch(key)) == []
+    assert cfg.model.backbone.arch == 'nano'
+
+
+@each_leaf
+def test_leaf_names_the_classes_of_the_built_in_data(path):
+    cfg = Config.fromfile(path)
+    classes = SEG_CLASSES if cfg.default_scope == 'mmseg' else CLASSES
+    assert tuple(cfg.classes) == classes
+    counts = {value for key, value in flatten(cfg.model.to_dict()).items() if 'num_classes' in key}
+    assert counts == {len(classes)}
+
+
+@pytest.fixture(scope='session')
+def short_config(mini_data, tmp_path_factory):
+    """Reads a leaf for one step of training on two images and one of validation."""
+
+    def read(path):
+        cfg = Config.fromfile(path)
+        cfg.work_dir = str(tmp_path_factory.mktemp(path.stem))
+        root = {'mmpretrain': 'imagenet', 'mmdet': 'coco', 'mmseg': 'ade/ADEChallengeData2016'}
+        for split in ('train', 'val', 'test'):
+            loader = cfg[f'{split}_dataloader']
+            loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+            loader.dataset.update(
+                data_root=str(mini_data / root[cfg.default_scope]),
+                indices=2 if split == 'train' else 4,
+            )
+            if split != 'train' and cfg.default_scope == 'mmdet':
+                # The whole set: COCO's metric wants a prediction for each image.
+                loader.dataset.pop('indices')
+                annotations = f'{loader.dataset.data_root}/{loader.dataset.ann_file}'
+                cfg[f'{split}_evaluator'].ann_file = annotations
+        if cfg.model.type == 'RetinaNet':
+            cfg.model.test_cfg.score_thr = 0.0  # after one step no score is high
+        if cfg.default_scope == 'mmseg':
+            cfg.train_cfg.update(max_iters=1, val_interval=1)
+        else:
+            cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.experiment_name = f'{path.stem}_{id(cfg)}'
+        return cfg
+
+    return read
+
+
+@each_leaf
+def test_leaf_trains_every_parameter_and_validates(path, short_config):
+    cfg = short_config(path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    model = runner.model
+    batch = model.data_preprocessor(next(iter(runner.train_dataloader)), training=True)
+    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    assert math.isfinite(loss.item())
+    loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    metrics = runner.val_loop.run()
+    assert cfg.default_hooks.checkpoint.save_best in metrics
+    best = cfg.default_hooks.checkpoint.save_best.replace('/', '_')
+    assert len(list(Path(cfg.work_dir).glob(f'best_{best}*.pth'))) == 1
+
+
+@pytest.mark.parametrize('path', AUGMENTED, ids=lambda path: path.stem)
+def test_leaf_tests_with_augmentation(path, short_config):
+    cfg = short_config(path)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    runner = Runner.from_cfg(cfg)
+    data = next(iter(runner.test_dataloader))
+    assert {len(images) for images in data['inputs']} == {2}  # as they are, and mirrored
+    metrics = runner.test()
+    assert cfg.default_hooks.checkpoint.save_best in metrics
+
+
+@pytest.mark.parametrize(
+    'name, root, expected',
+    [
+        ('dmformer-s_8xb128_in1k', 'imagenet', (3, 224, 224)),
+        ('retinanet_dmformer-s_fpn_8xb2-1x_coco', 'coco', (3, 800, 800)),
+        ('mask-rcnn_dmformer-s_fpn_8xb2-1x_coco', 'coco', (3, 800, 800)),
+        (
+            'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512',
+            'ade/ADEChallengeData2016',
+            (3, 512, 512),
+        ),
+    ],
+)
+def test_production_pipelines_read_the_built_in_data_unchanged(name, root, expected, mini_data):
+    cfg = Config.fromfile(CONFIGS / 'dmformer' / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    for split in ('train', 'val'):
+        settings = cfg[f'{split}_dataloader'].dataset
+        settings.data_root = str(mini_data / root)
+        if cfg.default_scope != 'mmseg':
+            settings.metainfo = dict(classes=CLASSES)
+        sample = DATASETS.build(settings)[0]
+        shape = tuple(sample['inputs'].shape)
+        if cfg.default_scope == 'mmseg' and split == 'train':
+            # A crop of an image that may have been made smaller; the preprocessor pads it.
+            assert shape[0] == 3 and max(shape) <= 512
+        else:
+            assert shape == expected
