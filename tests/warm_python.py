@@ -36,6 +36,7 @@ def run(program: str, args: list[str], cwd: str, env: dict, stdout: str, stderr:
     signal.alarm(TIMEOUT)
     os.chdir(cwd)
     os.environ.update(env)
+    sys.path[1:1] = env.get('PYTHONPATH', '').split(os.pathsep) if 'PYTHONPATH' in env else []
     for path, stream in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), stream)
     sys.argv = [program, *args]

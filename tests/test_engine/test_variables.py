@@ -1,0 +1,71 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+from mmengine.config import Config
+
+from mmdmformer.engine.variables import read_config
+
+BASE = """
+lr = 0.1
+scale = (64, 64)
+steps = [3, 2 * 3]
+optimizer = dict(type='SGD', lr=lr)
+pipeline = [dict(type='Resize', scale=scale)]
+"""
+LEAF = """
+_base_ = ['base.py', 'other.py']
+root = None
+pipeline = _base_.pipeline
+pipeline[0]['scale'] = _base_.scale
+optimizer = dict(momentum=_base_.lr + 0.8)
+data = dict(root=root, file=f'{root}/list.txt')
+"""
+
+
+@pytest.fixture
+def leaf(tmp_path):
+    (tmp_path / 'base.py').write_text(BASE)
+    (tmp_path / 'other.py').write_text('other = 1\n')
+    (tmp_path / 'leaf.py').write_text(LEAF)
+    return tmp_path / 'leaf.py'
+
+
+def test_without_variables_the_config_is_mmengines(leaf):
+    assert read_config(leaf, {}).pretty_text == Config.fromfile(leaf).pretty_text
+
+
+def test_variables_reach_every_place_of_file_and_bases(leaf):
+    cfg = read_config(leaf, dict(lr=0.5, scale=(8, 9), root='there', unknown=1))
+    assert cfg.lr == 0.5
+    assert cfg.optimizer == dict(type='SGD', lr=0.5, momentum=1.3)
+    assert cfg.pipeline == [dict(type='Resize', scale=(8, 9))]
+    assert cfg.data == dict(root='there', file='there/list.txt')
+    assert cfg.other == 1
+    assert 'unknown' not in cfg
+    assert cfg.filename == str(leaf)
+
+
+def test_only_literals_are_variables(leaf):
+    names = dict(steps=[1], pipeline=[], optimizer=None, lr=0.5)
+    cfg, plain = read_config(leaf, names), Config.fromfile(leaf)
+    assert (cfg.steps, cfg.pipeline) == (plain.steps, plain.pipeline)
+    assert cfg.optimizer.lr == 0.5
+
+
+def test_files_are_found_from_another_folder(leaf, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
+    assert read_config(leaf, dict(lr=0.5)).optimizer.lr == 0.5
+    monkeypatch.chdir(leaf.parent)
+    assert read_config('leaf.py', dict(lr=0.5)).optimizer.lr == 0.5
+
+
+def test_templates_and_packaged_bases_are_left_alone(tmp_path):
+    template = tmp_path / 'template.py'
+    template.write_text("name = '{{ fileBasename }}'\nlr = 0.1\n")
+    cfg = read_config(template, dict(lr=0.5))
+    assert (cfg.name, cfg.lr) == ('template.py', 0.1)
+
+    packaged = tmp_path / 'packaged.py'
+    packaged.write_text("_base_ = 'mmdet::_base_/default_runtime.py'\nlr = 0.1\n")
+    cfg = read_config(packaged, dict(lr=0.5, log_level='DEBUG'))
+    assert (cfg.lr, cfg.log_level) == (0.5, 'INFO')
+    assert cfg.default_scope == 'mmdet'
