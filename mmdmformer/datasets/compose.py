@@ -19,12 +19,13 @@ NUM_DIGITS = 10
 VAL_SHARE = 0.2  # of each digit's scans
 VAL_ROWS = 144  # the lowest rows of each photograph are for validation
 MIN_VISIBLE = 0.6  # of a digit's stroke
-MIN_CONTRAST = 0.4  # between a digit's brightness and the mean under it, of 0 to 1
+MIN_BRIGHTNESS = 0.65  # of a digit's colour, of 0 to 1
+HIGHLIGHTS = (0.25, 0.45)  # what the brightest parts of a photograph are dimmed to, of 0 to 1
 
 _SCAN_SIDE, _SCAN_MAX = 8, 16.0
 _ENLARGED = 12  # pixels for one scan pixel where the stroke's outline is drawn
 _STROKE_LEVEL = 0.45  # ink coverage at which a scan pixel counts as stroke
-_EDGE_PIXELS = 1.5  # width of the soft edge of a drawn stroke
+_INK_GAIN = 1.3  # a much steeper edge would lose the faint ink that tells a 9 from a 7
 _PLACEMENT_TRIES = 20
 
 
@@ -134,7 +135,7 @@ def load_material(seed):
     return {split: Material(scans, scans_of[split], photos[split]) for split in scans_of}
 
 
-def compose_scene(material, rng, size, choices, sides, max_angle):
+def compose_scene(material, rng, size, choices, sides, max_angle, max_shift=None):
     """Draw digits on a random crop of a photograph.
 
     A digit that cannot be placed without hiding more than 40 % of an earlier
@@ -150,6 +151,8 @@ def compose_scene(material, rng, size, choices, sides, max_angle):
             in pixels.
         max_angle (float): Digits are rotated by up to this many degrees either
             way.
+        max_shift (int, optional): How many pixels a digit may lie off the
+            centre, either way. By default it may lie anywhere.
 
     Returns:
         Scene: The image and what it was made of.
@@ -158,7 +161,7 @@ def compose_scene(material, rng, size, choices, sides, max_angle):
     for scan, label in choices:
         side = min(rng.uniform(*sides), size - 4)  # leaves room for the soft edge
         alpha = render_stroke(material.scans[scan], side, rng.uniform(-max_angle, max_angle))
-        placed = _place(alpha, scene.digits, rng, size)
+        placed = _place(alpha, scene.digits, rng, size, max_shift)
         if placed is None:
             continue
         stroke = placed >= 0.5
@@ -191,9 +194,7 @@ def render_stroke(scan, side, angle):
     margin = max(1, round(1 / scale))
     ink = ink[top - margin : top + height + margin, left - margin : left + width + margin]
     ink = _resize(ink, round(ink.shape[1] * scale), round(ink.shape[0] * scale))
-    # One scan pixel now spans this many pixels, and so does the slope of the ink at an edge.
-    slope = _ENLARGED * scale
-    return np.clip((ink - _STROKE_LEVEL) * max(1.0, slope / _EDGE_PIXELS) + 0.5, 0, 1)
+    return np.clip((ink - _STROKE_LEVEL) * _INK_GAIN + 0.5, 0, 1)
 
 
 def _background(material, rng, size):
@@ -207,16 +208,18 @@ def _background(material, rng, size):
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     image = _resize(np.ascontiguousarray(crop), size, size)
-    exposed = image * rng.uniform(0.6, 1.1) + rng.uniform(-20, 20)
-    image = np.clip(exposed, 0, 255).astype(np.uint8)
+    highlights = rng.uniform(*HIGHLIGHTS)
+    dimming = min(1.0, highlights / np.percentile(_luma(image), 95))
+    image = (image * dimming).astype(np.uint8)
     return Scene(image, photo.name, (left, photo.top + top, side, side))
 
 
-def _place(alpha, below, rng, size):
+def _place(alpha, below, rng, size, max_shift):
     """Put ``alpha`` on a canvas of ``size`` where it leaves the digits below visible."""
     height, width = alpha.shape
     for _ in range(_PLACEMENT_TRIES):
-        top, left = rng.integers(size - height + 1), rng.integers(size - width + 1)
+        top = _offset(size - height, max_shift, rng)
+        left = _offset(size - width, max_shift, rng)
         placed = np.zeros((size, size), np.float32)
         placed[top : top + height, left : left + width] = alpha
         free = placed < 0.5
@@ -225,27 +228,29 @@ def _place(alpha, below, rng, size):
     return None
 
 
+def _offset(room, max_shift, rng):
+    centre = room // 2
+    shift = centre if max_shift is None else min(centre, max_shift)
+    return rng.integers(centre - shift, room - centre + shift + 1)
+
+
 def _paint(image, alpha, rng):
-    """Blend a stroke into ``image`` in a colour that stands out from what it covers.
+    """Blend a stroke into ``image`` in a random bright colour.
 
-    A soft halo of the opposite brightness (a shadow around a light digit) keeps
-    the outline legible on a busy background and on other digits.
+    A soft shadow around it keeps its outline legible on other digits too.
     """
-    behind = (_luma(image) * alpha).sum() / alpha.sum()
-    colour = _contrasting_colour(behind, rng)
-    shade = 0.0 if _luma(colour) > behind else 255.0
+    colour = _bright_colour(rng)
     reach = max(1.0, image.shape[0] / 64)
-    halo = 0.65 * np.minimum(1, 2 * cv2.GaussianBlur(alpha, (0, 0), reach))[..., None]
-    shaded = image * (1 - halo) + shade * halo
+    shadow = 0.65 * np.minimum(1, 2 * cv2.GaussianBlur(alpha, (0, 0), reach))[..., None]
     alpha = alpha[..., None]
-    return np.rint(shaded * (1 - alpha) + colour * alpha).astype(np.uint8)
+    return np.rint(image * (1 - shadow) * (1 - alpha) + colour * alpha).astype(np.uint8)
 
 
-def _contrasting_colour(luma, rng):
-    """Draw a BGR colour whose brightness differs from ``luma`` by MIN_CONTRAST."""
+def _bright_colour(rng):
+    """Draw a BGR colour that is bright enough to stand out from a dimmed photograph."""
     while True:
         colour = rng.uniform(0, 255, 3)
-        if abs(_luma(colour) - luma) >= MIN_CONTRAST:
+        if _luma(colour) >= MIN_BRIGHTNESS:
             return colour
 
 

@@ -32,7 +32,7 @@ _SPLITS = ('train', 'val')
 _MAX_DIGITS = 5  # in a scene
 _SIDES = (20, 56)  # of a digit in a scene, in pixels at 128 x 128
 _EMPTY_SHARE = 0.02  # of the images for detection
-_MAX_ANGLE = 15
+_MAX_ANGLE = 6
 
 
 class MiniDataError(RuntimeError):
@@ -178,11 +178,13 @@ def _write(root, parameters, quiet):
 
 def _write_classification(folder, split, material, parameters, numbered):
     size = parameters['classification_size']
+    # A digit lies within the central 90 %, which is what ImageNet's usual test crop keeps.
+    sides, max_shift = (0.55 * size, 0.8 * size), round(0.05 * size)
     for i, rng in numbered:
         label, turn = i % NUM_DIGITS, i // NUM_DIGITS
         scans = material.scans_of[label]
         choice = (scans[turn % len(scans)], label)  # every scan equally often
-        scene = compose_scene(material, rng, size, [choice], (0.6 * size, 0.95 * size), _MAX_ANGLE)
+        scene = compose_scene(material, rng, size, [choice], sides, _MAX_ANGLE, max_shift)
         name = CLASSES[label]
         folder.write_scene(f'imagenet/{split}/{name}/{name}_{turn + 1:05d}.png', scene)
 

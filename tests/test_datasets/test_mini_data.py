@@ -108,17 +108,28 @@ def test_scenes_overlap_but_leave_each_digit_mostly_visible():
             assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 58
 
 
-def test_single_digits_stand_out_from_their_surroundings():
+def single_digits(count):
     material = compose.load_material(seed=0)['val']
-    for i in range(100):
+    for i in range(count):
+        choice = (material.scans_of[i % 10][i // 10], i % 10)
         rng = np.random.default_rng(i)
-        choice = (material.scans_of[i % 10][0], i % 10)
-        scene = compose.compose_scene(material, rng, 64, [choice], (38, 60), 15)
+        yield compose.compose_scene(material, rng, 64, [choice], (35, 51), 10, max_shift=3)
+
+
+def test_single_digits_stand_out_from_their_surroundings():
+    for scene in single_digits(100):
         stroke = scene.digits[0].stroke.astype(np.uint8)
-        around = cv2.dilate(stroke, np.ones((5, 5))) - cv2.dilate(stroke, np.ones((3, 3)))
-        grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY).astype(float)
-        inside = np.median(grey[cv2.erode(stroke, np.ones((3, 3))) > 0])
-        assert abs(inside - grey[around > 0].mean()) > 255 * 0.2
+        around = 1 - cv2.dilate(stroke, np.ones((3, 3)))
+        around &= cv2.dilate(stroke, np.ones((9, 9)))
+        grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY) / 255
+        assert np.median(grey[stroke > 0]) - np.median(grey[around > 0]) > 0.2
+
+
+def test_single_digits_survive_the_central_crop_of_90_per_cent():
+    for scene in single_digits(100):
+        rows, columns = np.nonzero(scene.digits[0].stroke)
+        assert min(rows.min(), columns.min()) >= 3 and max(rows.max(), columns.max()) <= 60
+        assert 33 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 53
 
 
 # What is written
