@@ -305,7 +305,7 @@ def test_torch_load_stays_as_it_is_for_others(tmp_path):
         10**30,
         ConfigDict(a=[dict(b=1)]),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_records_come_back_as_they_were(tmp_path, value, is_zip):
     found = load(saved(tmp_path, value, _use_new_zipfile_serialization=is_zip))
