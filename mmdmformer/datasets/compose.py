@@ -25,6 +25,7 @@ HIGHLIGHTS = (0.25, 0.45)  # what the brightest parts of a photograph are dimmed
 _SCAN_SIDE, _SCAN_MAX = 8, 16.0
 _ENLARGED = 12  # pixels for one scan pixel where the stroke's outline is drawn
 _STROKE_LEVEL = 0.45  # ink coverage at which a scan pixel counts as stroke
+_SOFT_EDGE = 8  # pixels around the outline, likewise enlarged, where the ink fades out
 _INK_GAIN = 1.3  # a much steeper edge would lose the faint ink that tells a 9 from a 7
 _PLACEMENT_TRIES = 20
 
@@ -159,7 +160,7 @@ def compose_scene(material, rng, size, choices, sides, max_angle, max_shift=None
     """
     scene = _background(material, rng, size)
     for scan, label in choices:
-        side = min(rng.uniform(*sides), size - 4)  # leaves room for the soft edge
+        side = min(rng.uniform(*sides), 0.8 * size)  # leaves room for the soft edge
         alpha = render_stroke(material.scans[scan], side, rng.uniform(-max_angle, max_angle))
         placed = _place(alpha, scene.digits, rng, size, max_shift)
         if placed is None:
@@ -182,8 +183,8 @@ def render_stroke(scan, side, angle):
 
     Returns:
         np.ndarray: Opacity, float32 of shape (h, w) from 0 to 1. It is at
-        least 0.5 on the stroke, and the box is tight but for a margin of one
-        pixel, which holds the soft edge.
+        least 0.5 on the stroke, and the box is tight but for a margin, which
+        holds the soft edge.
     """
     canvas = _ENLARGED * (_SCAN_SIDE + 6)  # wide enough for the corners at any angle
     turn = cv2.getRotationMatrix2D(((_SCAN_SIDE - 1) / 2,) * 2, angle, _ENLARGED)
@@ -191,9 +192,10 @@ def render_stroke(scan, side, angle):
     ink = cv2.warpAffine(scan, turn, (canvas, canvas), flags=cv2.INTER_CUBIC)
     left, top, width, height = cv2.boundingRect((ink >= _STROKE_LEVEL).astype(np.uint8))
     scale = (side - 0.5) / max(width, height)
-    margin = max(1, round(1 / scale))
-    ink = ink[top - margin : top + height + margin, left - margin : left + width + margin]
-    ink = _resize(ink, round(ink.shape[1] * scale), round(ink.shape[0] * scale))
+    left, top = left - _SOFT_EDGE, top - _SOFT_EDGE
+    width, height = width + 2 * _SOFT_EDGE, height + 2 * _SOFT_EDGE
+    ink = ink[top : top + height, left : left + width]
+    ink = _resize(ink, round(width * scale), round(height * scale))
     return np.clip((ink - _STROKE_LEVEL) * _INK_GAIN + 0.5, 0, 1)
 
 

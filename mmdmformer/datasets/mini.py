@@ -26,7 +26,7 @@ from .compose import NUM_DIGITS, compose_scene, load_material
 CLASSES = tuple(f'digit_{digit}' for digit in range(NUM_DIGITS))
 SEG_CLASSES = ('background', *CLASSES)
 MANIFEST = 'manifest.json'
-FORMAT = 1  # raise it with every change of what is written, so that older folders are noticed
+FORMAT = 2  # raise it with every change of what is written, so that older folders are noticed
 
 _SPLITS = ('train', 'val')
 _MAX_DIGITS = 5  # in a scene

@@ -12,13 +12,13 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from mmdmformer.datasets import CLASSES, SEG_CLASSES, MiniDataError, compose, make_mini_data, mini
 
-SCALE = 0.02  # 80 + 20 images for classification, 12 + 10 for detection and for segmentation
+COUNTS = {'classification': (80, 20), 'detection': (12, 10), 'segmentation': (12, 10)}
 ADE = 'ade/ADEChallengeData2016'
 
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    return make_mini_data(tmp_path_factory.mktemp('data') / 'mini', scale=SCALE, quiet=True)
+    return make_mini_data(tmp_path_factory.mktemp('data') / 'mini', **COUNTS, quiet=True)
 
 
 @pytest.fixture
@@ -70,16 +70,19 @@ def test_rendered_stroke_has_the_side_asked_for_and_soft_edges(side, angle):
         alpha = compose.render_stroke(scan, side, angle)
         rows, columns = np.nonzero(alpha >= 0.5)
         box = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert max(box) == pytest.approx(side, abs=1 + side / 100)
+        assert max(box) == pytest.approx(side, abs=1 + side / 50)
         assert alpha.min() == 0 and alpha.max() > 0.9
-        assert ((alpha > 0.05) & (alpha < 0.95)).any()
+        border = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+        assert border.max() < 0.25 and ((alpha > 0.15) & (alpha < 0.5)).any()
 
 
 def test_upright_stroke_resembles_its_scan():
     scans = compose.load_material(seed=0)['train'].scans
     for scan in scans[::50]:
         ink = np.argwhere(scan >= 0.45)
-        alpha = compose.render_stroke(scan, 64, 0)[1:-1, 1:-1]
+        alpha = compose.render_stroke(scan, 64, 0)
+        x, y, width, height = cv2.boundingRect((alpha >= 0.5).astype(np.uint8))
+        alpha = alpha[y : y + height, x : x + width]
         (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
         small = cv2.resize(
             alpha, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA
@@ -154,11 +157,14 @@ def test_numbers_of_files(root):
     assert stems[0] == stems[1]
 
 
-def test_default_numbers():
-    parameters = mini.make_mini_data.__kwdefaults__
-    assert parameters['classification'] == (4000, 1000)
-    assert parameters['detection'] == parameters['segmentation'] == (600, 150)
-    assert (parameters['classification_size'], parameters['scene_size']) == (64, 128)
+def test_scale_multiplies_the_default_numbers_down_to_ten(tmp_path):
+    root = make_mini_data(tmp_path / 'mini', scale=0.02, quiet=True)
+    parameters = read_manifest(root)['parameters']
+    for name in COUNTS:
+        train, val = make_mini_data.__kwdefaults__[name]
+        assert parameters[name] == [max(10, round(0.02 * train)), max(10, round(0.02 * val))]
+    for split, count in zip(('train', 'val'), parameters['classification'], strict=True):
+        assert len(list((root / 'imagenet' / split).rglob('*.png'))) == count
 
 
 def test_image_sizes(root):
@@ -303,12 +309,12 @@ def test_seg_maps_have_an_ignored_rim_around_every_digit(root):
 
 
 def test_same_seed_gives_the_same_bytes(root, tmp_path):
-    again = make_mini_data(tmp_path / 'mini', scale=SCALE, quiet=True)
+    again = make_mini_data(tmp_path / 'mini', **COUNTS, quiet=True)
     assert read_bytes(again) == read_bytes(root)
 
 
 def test_another_seed_gives_other_images(root, tmp_path):
-    other = make_mini_data(tmp_path / 'mini', seed=1, scale=SCALE, quiet=True)
+    other = make_mini_data(tmp_path / 'mini', seed=1, **COUNTS, quiet=True)
     ours, theirs = read_manifest(root), read_manifest(other)
     assert ours['files'].keys() == theirs['files'].keys()
     assert not set(ours['files'].values()) & set(theirs['files'].values())
@@ -338,14 +344,14 @@ def test_an_image_does_not_depend_on_how_many_others_there_are(root, tmp_path):
 
 def test_a_complete_folder_is_reused(copy, capsys):
     before = {p: p.stat().st_mtime_ns for p in copy.rglob('*')}
-    assert make_mini_data(copy, scale=SCALE) == copy
+    assert make_mini_data(copy, **COUNTS) == copy
     assert 'reusing' in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in copy.rglob('*')} == before
 
 
 def test_an_empty_folder_is_filled(root, tmp_path):
     (tmp_path / 'mini').mkdir()
-    make_mini_data(tmp_path / 'mini', scale=SCALE, quiet=True)
+    make_mini_data(tmp_path / 'mini', **COUNTS, quiet=True)
     assert read_manifest(tmp_path / 'mini') == read_manifest(root)
 
 
@@ -365,14 +371,14 @@ def lose(root):
         (lose, {}, r'lacks imagenet/val/digit_3/digit_3_00002\.png:'),
         (lambda root: shutil.rmtree(root / 'ade'), {}, r'lacks 44 files such as ade/.*\.jpg:'),
         (lambda root: None, {'seed': 1}, 'made with seed 0, not 1:'),
-        (lambda root: None, {'scale': 0.03}, r'classification \[80, 20\], not \[120, 30\]:'),
+        (lambda root: None, {'detection': (13, 10)}, r'detection \[12, 10\], not \[13, 10\]:'),
         (lambda root: None, {'scene_size': 96}, 'scene_size 128, not 96:'),
     ],
 )
 def test_what_differs_is_named_and_force_cures_it(copy, damage, arguments, message):
     damage(copy)
     before = read_bytes(copy)
-    arguments = {'scale': SCALE, **arguments, 'quiet': True}
+    arguments = {**COUNTS, **arguments, 'quiet': True}
     with pytest.raises(MiniDataError, match=message + r' rewrite it with --force') as caught:
         make_mini_data(copy, **arguments)
     assert '\n' not in str(caught.value)
@@ -384,7 +390,7 @@ def test_what_differs_is_named_and_force_cures_it(copy, damage, arguments, messa
 def test_an_older_format_is_noticed(copy, monkeypatch):
     monkeypatch.setattr(mini, 'FORMAT', mini.FORMAT + 1)
     with pytest.raises(MiniDataError, match='made with format'):
-        make_mini_data(copy, scale=SCALE, quiet=True)
+        make_mini_data(copy, **COUNTS, quiet=True)
 
 
 @pytest.mark.parametrize('force', [False, True])
@@ -395,7 +401,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path, manifest, force):
         (tmp_path / mini.MANIFEST).write_text(manifest)
     before = read_bytes(tmp_path)
     with pytest.raises(MiniDataError, match='without a valid manifest.json'):
-        make_mini_data(tmp_path, scale=SCALE, force=force, quiet=True)
+        make_mini_data(tmp_path, **COUNTS, force=force, quiet=True)
     assert read_bytes(tmp_path) == before
 
 
@@ -404,14 +410,14 @@ def test_a_foreign_file_in_our_folder_is_left_alone(copy, force):
     (copy / 'imagenet/train/digit_0/mine.png').write_text('precious')
     before = read_bytes(copy)
     with pytest.raises(MiniDataError, match='holds imagenet/train/digit_0/mine.png that'):
-        make_mini_data(copy, scale=SCALE, force=force, quiet=True)
+        make_mini_data(copy, **COUNTS, force=force, quiet=True)
     assert read_bytes(copy) == before
 
 
 def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path):
     (tmp_path / 'mini').write_text('precious')
     with pytest.raises(MiniDataError, match='without a valid manifest.json'):
-        make_mini_data(tmp_path / 'mini', scale=SCALE, force=True, quiet=True)
+        make_mini_data(tmp_path / 'mini', **COUNTS, force=True, quiet=True)
     assert (tmp_path / 'mini').read_text() == 'precious'
 
 
@@ -430,7 +436,7 @@ def test_an_interrupted_run_leaves_nothing_half_done(copy, tmp_path, monkeypatch
 
     monkeypatch.setattr(mini._Folder, 'write', interrupted_write)
     with pytest.raises(KeyboardInterrupt):
-        make_mini_data(copy, seed=5, scale=SCALE, force=True, quiet=True)
+        make_mini_data(copy, seed=5, **COUNTS, force=True, quiet=True)
     assert read_bytes(copy) == before
     assert list(tmp_path.iterdir()) == ([copy] if existing else [])
 
