@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -198,6 +199,7 @@ def show_table(results: list[Result]) -> None:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
+    MMLogger.get_instance('demo', log_level='ERROR')  # what this process itself does is no news
     work_dir = Path(args.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     run('tools/make_mini_data.py', log=work_dir / 'data.log')

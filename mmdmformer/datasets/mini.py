@@ -44,7 +44,7 @@ def make_mini_data(
     seed=0,
     scale=1.0,
     *,
-    classification=(4000, 1000),
+    classification=(8000, 1000),
     detection=(600, 150),
     segmentation=(600, 150),
     classification_size=64,
