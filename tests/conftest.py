@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 from mmdmformer.datasets import make_mini_data
 
@@ -27,6 +28,13 @@ THIRD_PARTY = (
     'transformers',
 )
 TOOLBOXES = ('mmpretrain.models', 'mmdet.models', 'mmdet.evaluation', 'mmseg.models')
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_left_behind():
+    """A runner or a toolbox's API sets the default scope of the whole process."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 class WarmPython:

@@ -10,7 +10,7 @@ batch_size = 32
 num_workers = 2
 drop_path_rate = 0.0
 lr = 2e-3
-max_epochs = 12
+max_epochs = 7
 warmup_epochs = 1
 
 model = dict(

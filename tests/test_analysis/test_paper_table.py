@@ -52,3 +52,9 @@ def test_replacing_a_table_keeps_the_rest():
     assert replace_table(updated, 'new') == updated
     with pytest.raises(ValueError, match='needs the lines'):
         replace_table('no markers', 'new')
+
+
+@pytest.mark.parametrize('readme', ['README.md', 'configs/dmformer/README.md'])
+def test_readme_shows_the_table(readme):
+    text = (ROOT / readme).read_text()
+    assert text == replace_table(text, make_table(METAFILE))
