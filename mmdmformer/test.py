@@ -34,7 +34,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
             runner = runtime.build_runner(cfg)
             if options.out is not None:
                 runner.test_evaluator.metrics.append(_dump(cfg, options.out))
-            return runner.test()
+            metrics = runner.test()
+        runtime.leave_distributed()
+    return metrics
 
 
 def _parser() -> argparse.ArgumentParser:

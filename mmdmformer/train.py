@@ -26,6 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
         cfg = training_config(options)
         with runtime.missing_data_named(cfg, 'train', 'val'):
             runtime.build_runner(cfg).train()
+        runtime.leave_distributed()
 
 
 def _parser() -> argparse.ArgumentParser:

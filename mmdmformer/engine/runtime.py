@@ -168,6 +168,12 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
+def leave_distributed() -> None:
+    """End torch.distributed in good order; its threads can abort a process that just exits."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def missing_data_named(cfg: Config, *splits: str) -> Iterator[None]:
     """Turn a file that is not found into a :class:`UsageError` if a data folder is missing.

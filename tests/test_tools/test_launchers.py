@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='counts proces
 TOY_MODULE = """
 import os
 
+import mmengine
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
@@ -66,6 +67,10 @@ class ToyHook(Hook):
         if os.environ.get('TOY_FAIL') == str(get_rank()):
             raise RuntimeError(f'process {get_rank()} broke')
 
+    def after_test_epoch(self, runner, metrics=None):
+        if get_rank() == 0:
+            mmengine.dump(metrics, f'{runner.work_dir}/metrics.json')
+
     def after_train(self, runner):
         model = runner.model.module
         record = dict(world_size=get_world_size(), weights=model.state_dict(),
@@ -102,7 +107,7 @@ with open(os.environ['SRUN_LOG'], 'w') as log:
 first = next(i for i, argument in enumerate(arguments) if not argument.startswith('-'))
 (nodes,) = (int(a.partition('=')[2]) for a in arguments if a.startswith('--nodes='))
 slurm = dict(
-    SLURM_JOB_ID='4711', SLURM_STEP_ID='0',
+    SLURM_STEP_ID='0',
     SLURM_NNODES=str(nodes), SLURM_STEP_NUM_NODES=str(nodes),
     SLURM_JOB_NODELIST='node[7-8]', SLURM_STEP_NODELIST='node[7-8]')
 steps = [
@@ -186,9 +191,7 @@ def test_testing_with_two_processes_gives_the_metric_of_one(toy, python):
     args = ['config.py', 'weights.pth', '--work-dir', 'one']
     alone = python(TOOLS / 'test.py', *args, cwd=toy, PYTHONPATH=str(toy))
     assert alone.returncode == 0, alone.stderr[-3000:]
-    one, two = (
-        json.loads(next((toy / name).glob('*/*.json')).read_text()) for name in ('one', 'two')
-    )
+    one, two = (json.loads((toy / name / 'metrics.json').read_text()) for name in ('one', 'two'))
     assert (one['images'], two['images']) == (8, 8)
     assert two['mean'] == pytest.approx(one['mean'], abs=1e-6)
 
@@ -207,7 +210,11 @@ def slurm(toy):
     for name, text in (('srun', SRUN.format(python=sys.executable)), ('scontrol', SCONTROL)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    return dict(PATH=f'{programs}:{os.environ["PATH"]}', SRUN_LOG=str(toy / 'srun.log'))
+    return dict(
+        PATH=f'{programs}:{os.environ["PATH"]}',
+        SRUN_LOG=str(toy / 'srun.log'),
+        SLURM_JOB_ID=str(os.getpid()),  # decides the port, which no other test run may share
+    )
 
 
 def test_slurm_job_trains_on_two_nodes(toy, slurm):
@@ -243,7 +250,7 @@ def test_slurm_test_runs_the_line_of_dist_test(tmp_path, slurm):
     first, second = torchrun_line(
         'slurm_test.sh', 'part', 'job', 'c.py', 'c.pth', cwd=tmp_path, GPUS='16', **slurm
     )
-    port = 20000 + 4711 * 101 % 10000
+    port = 20000 + int(slurm['SLURM_JOB_ID']) * 101 % 10000
     for rank, line in enumerate((first, second)):
         assert line == (
             f'-m torch.distributed.run --nnodes=2 --node-rank={rank} --master-addr=127.0.0.1 '
