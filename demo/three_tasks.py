@@ -39,6 +39,7 @@ class Leg:
     unit: float = 1.0  # what the evaluator calls 100 %
     initialised: bool = True  # from the classification leg's checkpoint
     optional: bool = False
+    drawing: tuple[str, ...] = ()  # --cfg-options of the drawings
 
 
 LEGS = (
@@ -51,6 +52,7 @@ LEGS = (
         floor=98.0,
         unit=100.0,
         initialised=False,
+        drawing=('default_hooks.visualization.rescale_factor=4',),
     ),
     Leg(
         'detection',
@@ -157,7 +159,9 @@ def test(leg: Leg, checkpoint: str, folder: Path, log: Path, *options: str) -> f
     """
     run('tools/test.py', leg.config, checkpoint, '--work-dir', str(folder), *options, log=log)
     newest = max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-    return json.loads(newest.read_text().splitlines()[-1])[leg.metric] / leg.unit * 100
+    metrics = json.loads(newest.read_text().splitlines()[-1])
+    # mmdet's evaluator gives no metric at all for a model that detects nothing.
+    return metrics.get(leg.metric, 0.0) / leg.unit * 100
 
 
 def run_leg(leg: Leg, work_dir: Path) -> Result:
@@ -180,9 +184,13 @@ def run_leg(leg: Leg, work_dir: Path) -> Result:
     checkpoint = last_checkpoint(folder / 'train')
 
     drawings = folder / 'drawings'
-    after = test(leg, checkpoint, folder / 'test', log, '--show-dir', str(drawings))
+    options = ['--show-dir', str(drawings)]
+    if leg.drawing:
+        options += ['--cfg-options', *leg.drawing]
+    after = test(leg, checkpoint, folder / 'test', log, *options)
     picture = work_dir / f'{leg.name}.png'
-    make_contact_sheet(sorted(drawings.rglob('*.[jp][pn]g'))[:PICTURES], picture)
+    drawn = sorted(drawings.rglob('*.[jp][pn]g'))
+    make_contact_sheet(drawn[:: len(drawn) // PICTURES][:PICTURES], picture)
     return Result(leg, before, after, time.time() - start, picture)
 
 

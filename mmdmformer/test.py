@@ -103,7 +103,10 @@ def _draw(cfg: Config, name: str, folder: str) -> None:
             f'--show-dir needs default_hooks.visualization, and {name} does not define it: add it.'
         )
     if cfg.default_scope == 'mmpretrain':
-        hook.update(enable=True, interval=1, out_dir=folder)
+        from .engine import visualization  # registers the hook; needs mmpretrain
+
+        hook_type = visualization.TrueColourVisualizationHook.__name__
+        hook.update(type=hook_type, enable=True, interval=1, out_dir=folder)
     elif cfg.default_scope == 'mmdet':
         hook.update(draw=True, interval=1, test_out_dir=folder)
     else:
