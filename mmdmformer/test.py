@@ -31,12 +31,16 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
     with runtime.one_sentence_errors():
         cfg = test_config(options)
         with runtime.missing_data_named(cfg, 'test'):
-            runner = runtime.build_runner(cfg)
-            if options.out is not None:
-                runner.test_evaluator.metrics.append(_dump(cfg, options.out))
-            metrics = runner.test()
+            metrics = _test(cfg, options.out)
         runtime.leave_distributed()
     return metrics
+
+
+def _test(cfg: Config, out: str | None) -> dict[str, float]:
+    runner = runtime.build_runner(cfg)
+    if out is not None:
+        runner.test_evaluator.metrics.append(_dump(cfg, out))
+    return runner.test()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -169,8 +170,13 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def leave_distributed() -> None:
-    """End torch.distributed in good order; its threads can abort a process that just exits."""
+    """End torch.distributed in good order; gloo's threads can abort a process that just exits.
+
+    They end with the last reference to the process group, and so nothing may hold on to the runner,
+    whose model wrapper has one.
+    """
     if torch.distributed.is_initialized():
+        gc.collect()  # runner, loops and hooks refer to each other
         torch.distributed.destroy_process_group()
 
 

@@ -196,6 +196,36 @@ def test_testing_with_two_processes_gives_the_metric_of_one(toy, python):
     assert two['mean'] == pytest.approx(one['mean'], abs=1e-6)
 
 
+LAST_WORDS = """
+import sys
+from pathlib import Path
+
+from mmdmformer import test, train
+
+dict(train=train, test=test)[sys.argv[1]].main(sys.argv[2:])
+print([t.read_text() for t in Path('/proc/self/task').glob('*/comm') if 'gloo' in t.read_text()])
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='reads Linux thread names')
+@pytest.mark.parametrize('entry', ['train', 'test'])
+def test_no_thread_of_gloo_is_left_that_could_abort_the_exit(entry, toy, python):
+    import mmdmformer
+
+    torch.save(mmdmformer.DMFormer('nano').state_dict(prefix='backbone.'), toy / 'weights.pth')
+    (toy / 'last_words.py').write_text(LAST_WORDS)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    checkpoint = ['weights.pth'] if entry == 'test' else []
+    args = [entry, 'config.py', *checkpoint, '--launcher', 'pytorch']
+    torchrun = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
+    torchrun.update(MASTER_PORT=port, PYTHONPATH=str(toy))
+    result = python(toy / 'last_words.py', *args, cwd=toy, **torchrun)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines()[-1] == '[]'
+
+
 def test_one_process_that_fails_ends_the_job_with_its_error(toy):
     code, _, err = finish(start('dist_train.sh', 'config.py', 2, cwd=toy, TOY_FAIL='1'))
     assert code != 0
