@@ -10,7 +10,7 @@ from mmdmformer.datasets import MiniDataError, make_mini_data
 def parse_args(args=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='data/mini', help='folder to write (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='same seed, same files (default: 0)')
+    parser.add_argument('--seed', type=int, default=1, help='same seed, same files (default: 1)')
     parser.add_argument(
         '--scale', type=float, default=1.0, help='multiplies the numbers of images (default: 1)'
     )

@@ -4,12 +4,16 @@ _base_ = '../dmformer/dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512.py'
 
 data_root = 'data/mini/ade/ADEChallengeData2016'
 classes = ('background', *(f'digit_{i}' for i in range(10)))
-image_scale = (128, 128)  # pixels
+palette = [[64, 64, 64], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200]]
+palette += [[245, 130, 48], [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60]]
+palette += [[250, 190, 212]]
+image_scale = (96, 96)  # pixels
+ratio_range = (0.8, 1.25)  # of it; a digit must stay whole and legible
 batch_size = 16
 num_workers = 2
 drop_path_rate = 0.0
-lr = 1e-3
-max_iters = 400
+lr = 2e-3
+max_iters = 800
 
 model = dict(
     data_preprocessor=dict(size=image_scale),
@@ -19,7 +23,7 @@ model = dict(
 )
 
 train_pipeline = _base_.train_pipeline
-train_pipeline[2].update(scale=image_scale)
+train_pipeline[2].update(scale=image_scale, ratio_range=ratio_range)
 train_pipeline[3].update(crop_size=image_scale)
 train_pipeline[4].update(prob=0.0)  # a mirrored digit is no digit
 test_pipeline = _base_.test_pipeline
@@ -31,7 +35,7 @@ tta_pipeline[1].transforms[0][0].update(scale=image_scale)
 dataset = dict(
     type='BaseSegDataset',
     data_root=data_root,
-    metainfo=dict(classes=classes),
+    metainfo=dict(classes=classes, palette=palette),
     img_suffix='.jpg',
     seg_map_suffix='.png',
     reduce_zero_label=True,

@@ -4,7 +4,7 @@ _base_ = '../dmformer/retinanet_dmformer-s_fpn_8xb2-1x_coco.py'
 
 data_root = 'data/mini/coco'
 classes = tuple(f'digit_{i}' for i in range(10))
-image_scale = (160, 160)  # pixels
+image_scale = (128, 128)  # pixels
 batch_size = 8
 num_workers = 2
 drop_path_rate = 0.0

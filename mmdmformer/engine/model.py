@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmengine.runner import save_checkpoint
+from mmengine.runner import save_checkpoint, set_random_seed
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
@@ -27,7 +27,7 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def save_untrained(config: str | Path, path: str | Path) -> None:
-    """Save a model with initial weights as a checkpoint.
+    """Save a model with initial weights, always the same ones, as a checkpoint.
 
     Testing it tells what training is worth.
 
@@ -35,6 +35,7 @@ def save_untrained(config: str | Path, path: str | Path) -> None:
         config (str | Path): Config file.
         path (str | Path): Where to write the checkpoint.
     """
+    set_random_seed(0)
     model = build_model(Config.fromfile(config))
     model.init_weights()
     save_checkpoint(dict(state_dict=model.state_dict()), str(path))

@@ -19,10 +19,10 @@ AUGMENTED = [path for path in FILES if not path.stem.startswith('mask-rcnn')]
 STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
 MAY_DIFFER = {
     'data': rf"""
-        data_root|classes\.\d+|image_size|image_scale\.\d|crop_area\.\d|dataset\..*
-        (train|val|test)_dataloader\.dataset\.(type|data_root|metainfo\.classes.*)
+        data_root|(classes|palette)\..*|image_size|image_scale\.\d|ratio_range\.\d|crop_area\.\d|dataset\..*
+        (train|val|test)_dataloader\.dataset\.(type|data_root|metainfo\..*)
         (train|val|test)_dataloader\.dataset\.(img_suffix|seg_map_suffix|reduce_zero_label)
-        (train|val|test|tta)({STEP})(\.\w+)*\.(scale|crop_size|crop_ratio_range)(\.\d)?
+        (train|val|test|tta)({STEP})(\.\w+)*\.(scale|crop_size|crop_ratio_range|ratio_range)(\.\d)?
         train({STEP})\.\d\.(prob|erase_prob|magnitude_level)
         (val|test)_evaluator\.ann_file
         model\.data_preprocessor\.(num_classes|size\.\d)

@@ -98,7 +98,7 @@ def random_scenes(count=60):
 
 def test_scenes_overlap_but_leave_each_digit_mostly_visible():
     scenes = random_scenes()
-    assert {len(scene.digits) for scene in scenes} == {1, 2, 3, 4, 5}
+    assert {len(scene.digits) for scene in scenes} == {1, 2, 3}
     shares = [d.visible.sum() / d.stroke.sum() for s in scenes for d in s.digits]
     assert min(shares) >= 0.6
     assert 0.1 < np.mean(np.array(shares) < 1) < 0.6
@@ -108,7 +108,7 @@ def test_scenes_overlap_but_leave_each_digit_mostly_visible():
         assert np.array_equal(np.sum([d.visible for d in scene.digits], axis=0), union)
         for digit in scene.digits:
             rows, columns = np.nonzero(digit.stroke)
-            assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 58
+            assert 38 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 90
 
 
 def single_digits(count):
@@ -314,7 +314,7 @@ def test_same_seed_gives_the_same_bytes(root, tmp_path):
 
 
 def test_another_seed_gives_other_images(root, tmp_path):
-    other = make_mini_data(tmp_path / 'mini', seed=1, **COUNTS, quiet=True)
+    other = make_mini_data(tmp_path / 'mini', seed=2, **COUNTS, quiet=True)
     ours, theirs = read_manifest(root), read_manifest(other)
     assert ours['files'].keys() == theirs['files'].keys()
     assert not set(ours['files'].values()) & set(theirs['files'].values())
@@ -370,7 +370,7 @@ def lose(root):
         (tamper, {}, r'was changed .* in coco/annotations/instances_val2017\.json:'),
         (lose, {}, r'lacks imagenet/val/digit_3/digit_3_00002\.png:'),
         (lambda root: shutil.rmtree(root / 'ade'), {}, r'lacks 44 files such as ade/.*\.jpg:'),
-        (lambda root: None, {'seed': 1}, 'made with seed 0, not 1:'),
+        (lambda root: None, {'seed': 2}, 'made with seed 1, not 2:'),
         (lambda root: None, {'detection': (13, 10)}, r'detection \[12, 10\], not \[13, 10\]:'),
         (lambda root: None, {'scene_size': 96}, 'scene_size 128, not 96:'),
     ],
