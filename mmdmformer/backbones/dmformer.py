@@ -11,7 +11,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..layers import Backbone, ConvFFN, LayerNorm2d, check_input_size, checkpoint_forward
-from ..mixers import DMA
+from ..layers.folding import as_affine, fold_after, fold_before, fold_sequence
+from ..mixers import DMA, FoldedDMA
 
 
 def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
@@ -102,6 +103,32 @@ class DMFormerBlock(nn.Module):
         return x + self.drop_path(transformed)
 
 
+class FoldedDMFormerBlock(nn.Module):
+    """A block in inference, without norms and layer scales.
+
+    Args:
+        block (DMFormerBlock): The block as trained.
+
+    Raises:
+        ValueError: If a norm is no batch norm with running statistics.
+    """
+
+    def __init__(self, block: DMFormerBlock) -> None:
+        super().__init__()
+        self.mixer = FoldedDMA(block.norm1, block.mixer, block.layer_scale_1)
+        first, *middle, last = block.ffn
+        self.ffn = nn.Sequential(
+            fold_before(*as_affine(block.norm2), first),
+            *middle,
+            fold_after(last, block.layer_scale_2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        x = self.mixer(x)
+        return x + self.ffn(x)
+
+
 class DMFormerStage(nn.Module):
     """Downsampling, blocks, and the norm whose output is the stage's output.
 
@@ -170,6 +197,9 @@ class DMFormer(Backbone):
             their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
+        deploy (bool): Whether to build the network in the form that
+            :meth:`switch_to_deploy` gives, for checkpoints of that form.
+            Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
@@ -222,6 +252,7 @@ class DMFormer(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = self._parse_arch(arch)
@@ -239,6 +270,7 @@ class DMFormer(Backbone):
         )
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
 
+        self.deploy = False
         self.stem = build_stem(in_channels, self.embed_dims[0], norm_cfg)
         self.stages = nn.ModuleList()
         for i, (channels, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
@@ -261,6 +293,8 @@ class DMFormer(Backbone):
                 for _ in range(depth)
             ]
             self.stages.append(DMFormerStage(downsample, blocks, channels))
+        if deploy:
+            self._fold()
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -286,6 +320,36 @@ class DMFormer(Backbone):
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
+
+    def switch_to_deploy(self) -> None:
+        """Fold all batch norms and layer scales into their neighbours, for faster inference.
+
+        The layer norm at the end of each stage stays. The outputs change by
+        rounding alone; the parameters become those of
+        ``DMFormer(..., deploy=True)``.
+
+        Raises:
+            RuntimeError: In training mode, where batch norms use the
+                statistics of the batch.
+            ValueError: If a norm is no batch norm with running statistics.
+        """
+        if self.training:
+            raise RuntimeError(
+                'a DMFormer in training mode cannot be folded, as its batch norms use the '
+                "statistics of the batch: call the model's eval() first."
+            )
+        if not self.deploy:
+            self._fold()
+            self.eval()
+
+    def _fold(self) -> None:
+        # Everything is folded before anything is replaced, in case that a norm cannot be.
+        stem = fold_sequence(self.stem)
+        downsamples = [fold_sequence(stage.downsample) for stage in self.stages]
+        blocks = [[FoldedDMFormerBlock(b) for b in stage.blocks] for stage in self.stages]
+        self.deploy, self.stem = True, stem
+        for i, stage in enumerate(self.stages):
+            stage.downsample, stage.blocks = downsamples[i], nn.Sequential(*blocks[i])
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

@@ -1,12 +1,15 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Dynamic Multi-level Attention, the token mixer of DMFormer."""
 
+import copy
 from collections.abc import Sequence
 
+import torch
 import torch.nn as nn
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor
 
+from ..layers.folding import as_affine, compose, fold_after, fold_before
 from ..ops import multi_dilated_dwconv
 
 
@@ -101,7 +104,7 @@ class DMA(nn.Module):
             Tensor: Output of shape (B, C, H, W).
         """
         y = self.act(self.expand_norm(self.expand(x)))
-        y = self.act(self.branch_norm(self._sum_branches(y)))
+        y = self.act(self.branch_norm(_sum_branches(y, self.branches, self.dilations)))
         y = self.reduce_norm(self.reduce(y))
         if self.residual:
             y = x + y
@@ -110,10 +113,68 @@ class DMA(nn.Module):
             y = self.gate(x) * y
         return y
 
-    def _sum_branches(self, x: Tensor) -> Tensor:
-        weights = [branch.weight for branch in self.branches]
-        biases = [branch.bias for branch in self.branches]
-        return multi_dilated_dwconv(x, weights, biases, self.dilations)
+
+class FoldedDMA(nn.Module):
+    """A token-mixing residual branch in inference, without norms.
+
+    It computes ``x + scale * mixer(norm(x))``. Batch norms and layer scale are
+    folded into the layers beside them; the reduction and the last 1x1
+    convolution become one, and a second one takes the input that the residual
+    addition passes on.
+
+    Args:
+        norm (nn.Module): The batch norm before the mixer.
+        mixer (DMA): The mixer.
+        scale (Tensor): The layer scale after it, of shape (C, ).
+
+    Raises:
+        ValueError: If a norm is no batch norm with running statistics.
+
+    Examples:
+        >>> norm, mixer, scale = nn.BatchNorm2d(8).eval(), DMA(8).eval(), torch.rand(8)
+        >>> x = torch.rand(1, 8, 9, 9)
+        >>> expected = x + scale[:, None, None] * mixer(norm(x))
+        >>> torch.allclose(FoldedDMA(norm, mixer, scale)(x), expected, atol=1e-5)
+        True
+    """
+
+    def __init__(self, norm: nn.Module, mixer: DMA, scale: Tensor) -> None:
+        super().__init__()
+        before = as_affine(norm)
+        expand = fold_after(mixer.expand, *as_affine(mixer.expand_norm))
+        self.expand = fold_before(*before, expand)
+
+        branch_scale, branch_shift = as_affine(mixer.branch_norm)
+        self.branches = nn.ModuleList(fold_after(b, branch_scale) for b in mixer.branches)
+        self.branches[0].bias.data += branch_shift  # once for the sum
+        self.dilations = mixer.dilations
+
+        value, self.out_act = copy.deepcopy(mixer.value), nn.Identity()
+        if isinstance(mixer.value_norm_act, nn.Sequential):
+            value_norm, self.out_act = mixer.value_norm_act
+            value = fold_after(value, *as_affine(value_norm))
+        reduce = fold_after(mixer.reduce, *as_affine(mixer.reduce_norm))
+        self.value = compose(reduce, value)
+        self.skip = None
+        if mixer.residual:
+            value.bias = None  # the other convolution has it
+            self.skip = fold_before(*before, value)
+        self.act = mixer.act
+
+        self.gate = copy.deepcopy(mixer.gate)
+        if self.gate is not None:
+            self.gate.fcs[0] = fold_before(*before, self.gate.fcs[0])
+        self.scale = nn.Parameter(scale.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        y = self.act(self.expand(x))
+        y = self.act(_sum_branches(y, self.branches, self.dilations))
+        y = self.value(y)
+        if self.skip is not None:
+            y = y + self.skip(x)
+        scale = self.scale if self.gate is None else self.scale * self.gate(x)
+        return torch.addcmul(x, scale, self.out_act(y))
 
 
 class ChannelGate(nn.Module):
@@ -137,6 +198,12 @@ class ChannelGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the gates, of shape (B, C, 1, 1), of ``x``, of shape (B, C, H, W)."""
         return self.fcs(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
+def _sum_branches(x: Tensor, branches: Sequence[nn.Conv2d], dilations: Sequence[int]) -> Tensor:
+    weights = [branch.weight for branch in branches]
+    biases = [branch.bias for branch in branches]
+    return multi_dilated_dwconv(x, weights, biases, dilations)
 
 
 def _check_branches(kernel_sizes: Sequence[int], dilations: Sequence[int]) -> None:
