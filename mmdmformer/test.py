@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
+from torch import nn
 
 from .engine import runtime
+from .engine.complete_weights import complete_weights
 
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
@@ -38,9 +41,17 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
 
 def _test(cfg: Config, out: str | None) -> dict[str, float]:
     runner = runtime.build_runner(cfg)
+    with complete_weights(_without_wrappers(runner.model), cfg.load_from):
+        runner.load_checkpoint(cfg.load_from, strict=True)
     if out is not None:
         runner.test_evaluator.metrics.append(_dump(cfg, out))
     return runner.test()
+
+
+def _without_wrappers(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -162,6 +162,52 @@ def test_tta_averages_the_scores_of_an_image_and_its_mirror(trained, python, min
     assert 'accuracy/top1' in metrics(tmp_path / 'work')
 
 
+def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data, tmp_path):
+    convert = REPOSITORY / 'tools/model_converters/to_deploy.py'
+    run_ok(python, convert, CLASSIFIER, trained / 'epoch_2.pth', 'folded.pth', cwd=tmp_path)
+    options = [*classifier_options(mini_data), 'model.backbone.deploy=True']
+    run_ok(
+        python, TEST, CLASSIFIER, 'folded.pth', '--work-dir', 'work', '--out', 'out.pkl',
+        *options, cwd=tmp_path,
+    )  # fmt: skip
+    scores = np.stack([p['pred_score'].numpy() for p in load(tmp_path / 'out.pkl')])
+    np.testing.assert_allclose(scores, scores_by_hand(trained / 'epoch_2.pth')[0], atol=1e-4)
+    sizes = [path.stat().st_size for path in (tmp_path / 'folded.pth', trained / 'epoch_2.pth')]
+    assert sizes[0] < sizes[1] / 2  # without the optimiser
+
+
+@pytest.mark.parametrize(
+    'option, reason',
+    [
+        (
+            'model.backbone.kernel_sizes=(3,5,7,9) model.backbone.dilations=(1,2,3,1)',
+            'missing keys in source state_dict: backbone.stages.0.blocks.0.mixer.branches.3.weight',
+        ),
+        ('model.head.num_classes=7', 'size mismatch for head.fc.weight'),
+    ],
+)
+def test_testing_refuses_a_checkpoint_of_another_model(
+    option, reason, trained, python, mini_data, tmp_path
+):
+    options = [*classifier_options(mini_data), *option.split()]
+    result = python(TEST, CLASSIFIER, trained / 'epoch_2.pth', *options, cwd=tmp_path)
+    assert result.returncode == 2 and 'Traceback' not in result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert f'epoch_2.pth does not fit the model of the config ({reason}' in line
+
+
+def test_testing_ignores_what_the_model_does_not_need(trained, python, mini_data, tmp_path):
+    content = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    content['state_dict']['auxiliary.weight'] = torch.zeros(3)
+    torch.save(content, tmp_path / 'more.pth')
+    options = ['--work-dir', 'work', *classifier_options(mini_data)]
+    result = run_ok(python, TEST, CLASSIFIER, 'more.pth', *options, cwd=tmp_path)
+    assert 'more.pth has more than the model: auxiliary.weight.' in result.stdout + result.stderr
+    _, validation = scalars(trained)
+    found = metrics(tmp_path / 'work')
+    assert found == {k: v for k, v in validation[1].items() if k.startswith('accuracy')}
+
+
 @pytest.mark.parametrize(
     'config, data, special, metric, prediction, picture',
     [

@@ -1,0 +1,59 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Loading of a whole model that cannot leave a part of it untrained."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.logging import print_log
+from torch import nn
+
+from ..compat.checkpoint import CheckpointError
+
+
+@contextmanager
+def complete_weights(model: nn.Module, checkpoint: str) -> Iterator[None]:
+    """Raise an error unless what is loaded inside gives every tensor of a model.
+
+    To be used around a strict loading by mmengine, which by itself would also
+    refuse tensors that the model has no use for; these are listed in the log.
+
+    Args:
+        model (nn.Module): The model that is loaded, without wrappers.
+        checkpoint (str): File or URL to name.
+
+    Yields:
+        None.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks a tensor of the model or has
+            it in another shape.
+    """
+
+    def allow_surplus(_, keys) -> None:
+        surplus = keys.unexpected_keys
+        if surplus:
+            print_log(
+                f'{checkpoint} has more than the model: {_shorten(", ".join(surplus))}.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            surplus.clear()
+
+    handle = model.register_load_state_dict_post_hook(allow_surplus)
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        reasons = '; '.join(line.strip() for line in str(error).splitlines()[1:] if line.strip())
+        raise CheckpointError(
+            f'{checkpoint} does not fit the model of the config ({_shorten(reasons)}): take the '
+            'config that the checkpoint was trained with.'
+        ) from error
+    finally:
+        handle.remove()
+
+
+def _shorten(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else f'{text[:limit]} ...'

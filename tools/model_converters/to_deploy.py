@@ -1,0 +1,40 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Fold the norms of a checkpoint's backbone, for faster inference.
+
+Test the result with the same config and ``--cfg-options model.backbone.deploy=True``.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmdmformer.engine import runtime
+from mmdmformer.engine.deploy import fold_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file of the model')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', help='file to write')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with runtime.one_sentence_errors():
+        runtime.check_checkpoint(args.checkpoint)
+        cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
+        try:
+            fold_checkpoint(cfg, args.checkpoint, args.out)
+        except ValueError as error:
+            raise runtime.UsageError(error) from error
+    print(f'wrote {args.out}; use it with --cfg-options model.backbone.deploy=True')
+
+
+if __name__ == '__main__':
+    main()
