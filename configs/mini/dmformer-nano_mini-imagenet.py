@@ -10,14 +10,13 @@ batch_size = 32
 num_workers = 2
 drop_path_rate = 0.0
 lr = 2e-3
-max_epochs = 7
+max_epochs = 6
 warmup_epochs = 1
 
 model = dict(
     data_preprocessor=dict(num_classes=len(classes)),
     backbone=dict(arch='nano', drop_path_rate=drop_path_rate),
     head=dict(num_classes=len(classes), in_channels=128),
-    train_cfg=dict(augments=None),  # a few epochs are too short for mixtures
 )
 
 train_pipeline = _base_.train_pipeline

@@ -27,7 +27,6 @@ MAY_DIFFER = {
         (val|test)_evaluator\.ann_file
         model\.data_preprocessor\.(num_classes|size\.\d)
         model\.(\w+\.)*num_classes
-        model\.train_cfg\.augments.*
     """,
     'width': r"""
         drop_path_rate|model\.backbone\.(arch|drop_path_rate)
