@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from .engine import runtime
+from .engine.batch_size import enable_auto_scale_lr, report_batch_size
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -25,7 +26,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with runtime.one_sentence_errors():
         cfg = training_config(options)
         with runtime.missing_data_named(cfg, 'train', 'val'):
-            runtime.build_runner(cfg).train()
+            runner = runtime.build_runner(cfg)
+            report_batch_size(runner)
+            runner.train()
+            del runner  # see leave_distributed
         runtime.leave_distributed()
 
 
@@ -72,12 +76,7 @@ def training_config(options: argparse.Namespace) -> Config:
             'train without it.'
         )
     if options.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise runtime.UsageError(
-                '--auto-scale-lr needs auto_scale_lr.base_batch_size, the batch size that the '
-                f'learning rate was chosen for, and {options.config} has none.'
-            )
-        cfg.auto_scale_lr.enable = True
+        enable_auto_scale_lr(cfg, options.config)
     if options.resume == 'auto':
         cfg.resume, cfg.load_from = True, None
     elif options.resume is not None:

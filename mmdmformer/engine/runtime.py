@@ -78,13 +78,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UsageError: If the file, the toolbox or an option is missing or cannot work here.
     """
-    options = args.cfg_options or {}
-    cfg = _read_config(Path(args.config), options)
-    cfg.merge_from_dict(options)
-    try:
-        require_toolbox(cfg.get('default_scope'))
-    except ImportError as error:
-        raise UsageError(error) from error
+    cfg = read_config_file(Path(args.config), args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -93,6 +87,29 @@ def load_config(args: argparse.Namespace) -> Config:
         _set_mmpretrain_dataloader_defaults(cfg)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare_launcher(cfg, args.launcher)
+    return cfg
+
+
+def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config and what ``--cfg-options`` changes in it.
+
+    Args:
+        path (Path): Config file of any OpenMMLab toolbox.
+        options (dict, optional): Settings and variables to change. Defaults to None.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        UsageError: If the file, one of its bases or the toolbox is missing.
+    """
+    options = options or {}
+    cfg = _read_config(path, options)
+    cfg.merge_from_dict(options)
+    try:
+        require_toolbox(cfg.get('default_scope'))
+    except ImportError as error:
+        raise UsageError(error) from error
     return cfg
 
 
@@ -182,7 +199,7 @@ def leave_distributed() -> None:
 
 @contextmanager
 def missing_data_named(cfg: Config, *splits: str) -> Iterator[None]:
-    """Turn a file that is not found into a :class:`UsageError` if a data folder is missing.
+    """Turn a file that is not found into a :class:`UsageError` if it belongs to the data.
 
     Whether a missing folder is a mistake is known only when a file in it is opened, as some data
     sets download themselves.
@@ -194,27 +211,49 @@ def missing_data_named(cfg: Config, *splits: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        for split in splits:
-            for root in _data_roots(cfg.get(f'{split}_dataloader')):
-                if '://' not in root and not Path(root).is_dir():
-                    raise UsageError(_missing_data(root)) from error
+        loaders = [cfg.get(f'{split}_dataloader') for split in splits]
+        datasets = [d for d in with_data_root(loaders) if '://' not in d['data_root']]
+        for dataset in datasets:
+            if not Path(dataset['data_root']).is_dir():
+                raise UsageError(missing_data(dataset)) from error
+        name = Path(str(error.filename or '')).absolute()
+        for dataset in datasets:
+            if Path(dataset['data_root']).absolute() in name.parents:
+                raise UsageError(missing_data(dataset, name)) from error
         raise
 
 
-def _data_roots(node: Any) -> Iterator[str]:
-    """Yield every ``data_root`` below ``node``."""
+def with_data_root(node: Any) -> Iterator[dict]:
+    """Yield every data set that has a ``data_root``, at or below a part of a config."""
     if isinstance(node, dict):
         if node.get('data_root'):
-            yield node['data_root']
+            yield node
         node = node.values()
     elif not isinstance(node, (list, tuple)):
         return
     for child in node:
-        yield from _data_roots(child)
+        yield from with_data_root(child)
 
 
-def _missing_data(root: str) -> str:
-    sentence = f'data folder {Path(root).absolute()} does not exist: '
-    if 'data/mini' in Path(root).as_posix():
-        return sentence + 'run `python tools/make_mini_data.py` in this folder.'
-    return sentence + 'put or link the data set there, or change data_root in the config.'
+def missing_data(dataset: dict, name: Path | None = None) -> str:
+    """Say that data are missing, and which command prepares them.
+
+    Args:
+        dataset (dict): The data set's settings, with ``data_root``.
+        name (Path, optional): What is missing. Defaults to the whole folder.
+
+    Returns:
+        str: One sentence.
+    """
+    from ..datasets.layouts import MINI, layout_of  # takes OpenCV, for this sentence alone
+
+    root = Path(dataset['data_root']).absolute()
+    what = f'data folder {root} does not exist' if name is None else f'{name} does not exist'
+    found = layout_of(dataset)
+    if found is None:
+        return f'{what}: put or link the data set there, or change data_root in the config.'
+    layout, folder = found
+    command = layout.command(folder)
+    if layout is MINI:
+        return f'{what}: run `{command}` in this folder.'
+    return f'{what}: make it with `{command}`, link it there, or change data_root in the config.'

@@ -1,0 +1,470 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Learning rate, momentum and weight decay of a training run in every iteration.
+
+mmengine's own optimiser, schedulers, data loader and loop are built and stepped as its runner
+does. Only the images and the gradients are left out, so that neither data nor a GPU is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from rich.progress import Progress
+from torch import nn
+
+from ..datasets.layouts import ADE20K, COCO, IMAGENET, layout_of
+from ..engine.batch_size import describe_batch_size, global_batch_size
+from ..engine.model import build_model
+from ..engine.runtime import UsageError, missing_data, with_data_root
+
+QUANTITIES = ('learning rate', 'momentum', 'weight decay')
+_MAX_COLUMNS = 4  # for each quantity, in the printed table
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share all settings of the optimiser.
+
+    Attributes:
+        names (list[str]): Names in the model.
+        num_parameters (int): Number of scalars.
+        settings (dict): The optimiser's settings at the start, such as ``lr`` and ``betas``.
+    """
+
+    names: list[str]
+    num_parameters: int
+    settings: dict
+
+
+@dataclass
+class Schedule:
+    """A training run's length and the settings of its optimiser in every iteration.
+
+    Attributes:
+        images (int): Number of training images.
+        source (str): Where that number comes from.
+        gpus (int): Number of processes.
+        batch_size (int): Images in a step of the optimiser, all processes together.
+        epoch_length (float): Iterations in a pass over the images. A whole number in
+            epoch-based training; where the sampler never ends, images / images in an iteration.
+        num_iterations (int): Length of the run.
+        groups (list[ParameterGroup]): The different parameter groups.
+        values (dict[str, np.ndarray]): For each of :data:`QUANTITIES` an array of shape
+            (groups, iterations); momentum is the first of Adam's betas, NaN if there is none.
+        events (dict[int, str]): What happens in which iteration, counted from 1 as in logs.
+        note (str | None): How the learning rate fits the global batch, if it needs a word.
+    """
+
+    images: int
+    source: str
+    gpus: int
+    batch_size: int
+    epoch_length: float
+    num_iterations: int
+    groups: list[ParameterGroup]
+    values: dict[str, np.ndarray]
+    events: dict[int, str]
+    note: str | None
+
+    @property
+    def num_epochs(self) -> float:
+        """Passes over the images."""
+        return self.num_iterations / self.epoch_length
+
+
+# The number of images
+
+
+def _published_size(settings: dict) -> tuple[int, str] | None:
+    """Size of the training sets that the papers use, from the settings of the data set."""
+    found = layout_of(settings)
+    if found is None or found[0] not in _TRAINING_SPLITS:
+        return None
+    layout = found[0]
+    key, split = _TRAINING_SPLITS[layout]
+    if split not in str(settings.get(key)):
+        return None
+    number, source = layout.parts[0].count, f"published size of {layout.name}'s training set"
+    if layout is COCO and (settings.get('filter_cfg') or {}).get('filter_empty_gt'):
+        # Of train2017's 118,287 images 1,021 have no annotation (cocodataset/cocoapi issue 76; the
+        # log in facebookresearch/detectron2 issue 1134 counts the same 117,266 that are left), and
+        # none has a side below mmdet's usual min_size of 32 pixels.
+        return number - 1_021, f'{source}, less 1,021 images without objects'
+    return number, source
+
+
+# Which setting tells that a data set reads a layout's training images, and what it holds then.
+_TRAINING_SPLITS = {
+    IMAGENET: ('split', 'train'),
+    COCO: ('ann_file', 'instances_train2017.json'),
+    ADE20K: ('data_prefix', 'images/training'),
+}
+
+
+def count_training_images(cfg: Config) -> tuple[int, str]:
+    """Count a config's training images, or know their number where the data are not present.
+
+    Args:
+        cfg (Config): Config of any OpenMMLab toolbox.
+
+    Returns:
+        tuple[int, str]: The number after the data set's own filters, and where it comes from.
+
+    Raises:
+        UsageError: If the data are neither present nor those of the papers.
+    """
+    settings = cfg.train_dataloader.dataset
+    missing = [data for data in with_data_root(settings) if not Path(data.data_root).is_dir()]
+    if not missing:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            return len(DATASETS.build(settings)), 'counted'
+    published = _published_size(settings)
+    if published is None:
+        raise UsageError(missing_data(missing[0]))
+    number, source = published
+    return number, f'{source}; {settings.data_root} is not present'
+
+
+class _Blank:
+    """Stands in for a data set: as many samples, but no content."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def _share(images: int, sampler: dict, gpus: int) -> int:
+    """How many images one process alone must have for as many iterations as with ``gpus``.
+
+    mmengine's samplers give each process an equal share of the images, rounded up; the first
+    process has as much where they do not round. An infinite sampler's length is that of the
+    whole set.
+    """
+    kind = DATA_SAMPLERS.get(sampler['type'])
+    return images if issubclass(kind, InfiniteSampler) else math.ceil(images / gpus)
+
+
+# Stepping
+
+
+class _Planner(Runner):
+    """mmengine's runner as far as it decides on the schedule; it writes no file.
+
+    Args:
+        cfg (Config): Config of the run.
+        images (int): Number of training images.
+        gpus (int): Number of processes.
+    """
+
+    def __init__(self, cfg: Config, images: int, gpus: int) -> None:
+        self.cfg = cfg
+        self.logger = MMLogger.get_current_instance()
+        self.model = build_model(cfg)
+        self._world_size = gpus
+        self._seed, self._randomness_cfg = 0, {}
+        self._train_dataloader = self._blank_dataloader(images)
+        self._train_loop = self.build_train_loop(cfg.train_cfg)
+        self.optim_wrapper = self.build_optim_wrapper(_on_cpu(cfg.optim_wrapper))
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            raise UsageError('only one optimiser can be shown, and this config has several.')
+        self.param_schedulers = None
+        self.scale_lr(self.optim_wrapper, cfg.get('auto_scale_lr'))
+        self.groups = self._merge_groups()
+        if cfg.get('param_scheduler') is not None:
+            self.param_schedulers = self.build_param_scheduler(cfg.param_scheduler)
+
+    def _blank_dataloader(self, images: int) -> dict:
+        loader = {**self.cfg.train_dataloader, 'num_workers': 0, 'persistent_workers': False}
+        loader.pop('prefetch_factor', None)
+        loader['dataset'] = _Blank(_share(images, loader['sampler'], self._world_size))
+        return loader
+
+    def _merge_groups(self) -> list[ParameterGroup]:
+        """Leave one parameter of each different group in the optimiser.
+
+        mmengine makes a group of each parameter, and to step hundreds takes minutes.
+        """
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        merged, first = {}, []
+        for group in self.optim_wrapper.optimizer.param_groups:
+            # Text and lists are labels that some constructors add.
+            settings = {k: v for k, v in group.items() if not isinstance(v, (str, list))}
+            key = repr(sorted(settings.items()))
+            if key not in merged:
+                merged[key] = ParameterGroup([], 0, settings)
+                # A plain dict is several times faster than mmengine's.
+                first.append({**group, 'params': [nn.Parameter(torch.zeros(()))]})
+            merged[key].names += [names[id(parameter)] for parameter in group['params']]
+            merged[key].num_parameters += sum(p.numel() for p in group['params'])
+        self.optim_wrapper.optimizer.param_groups[:] = first
+        return list(merged.values())
+
+    def step_through(self, quiet: bool) -> dict[str, np.ndarray]:
+        """Step the schedulers as in training, and record what the optimiser is set to."""
+        loop: BaseLoop = self._train_loop
+        groups = self.optim_wrapper.optimizer.param_groups
+        values = np.empty((len(QUANTITIES), len(groups), loop.max_iters))
+        epoch_length = loop.max_iters // loop.max_epochs  # a loop over iterations is one epoch
+        hook = ParamSchedulerHook()
+        self.optim_wrapper.step()  # schedulers warn if they come before the optimiser
+        with Progress(disable=quiet) as progress:
+            for i in progress.track(range(loop.max_iters), description='stepping'):
+                for k, group in enumerate(groups):
+                    values[:, k, i] = group['lr'], _momentum(group), group.get('weight_decay', 0)
+                hook.after_train_iter(self, i)
+                if (i + 1) % epoch_length == 0:
+                    hook.after_train_epoch(self)
+        return dict(zip(QUANTITIES, values, strict=True))
+
+    def find_events(self) -> dict[int, str]:
+        """Iterations, counted from 1, in which the schedule changes its course."""
+        loop: BaseLoop = self._train_loop
+        last = loop.max_iters
+        epoch_length = last // loop.max_epochs
+        events = {}
+        for scheduler in self.param_schedulers or ():
+            unit = epoch_length if scheduler.by_epoch else 1
+            if scheduler.begin == 0 and scheduler.end * unit < last:
+                events[scheduler.end * unit] = 'end of warm-up'
+            for milestone in getattr(scheduler, 'milestones', ()):
+                events[(scheduler.begin + milestone) * unit + 1] = 'milestone'
+        events.update({1: 'start', max(1, last // 2): 'middle', last: 'last'})
+        return {i: events[i] for i in sorted(events) if i <= last}
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep to errors what mmengine writes into its log: a line for each parameter."""
+    name = f'schedule {time.time_ns()}'
+    MMLogger.get_instance(name, log_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        del MMLogger._instance_dict[name]
+
+
+def _on_cpu(optim_wrapper: dict) -> dict:
+    """Without mixed precision, which changes no schedule and cannot be built without a GPU."""
+    settings = dict(optim_wrapper)
+    if settings.get('type') == 'AmpOptimWrapper':
+        settings['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            settings.pop(key, None)
+    return settings
+
+
+def _momentum(group: dict) -> float:
+    return group['betas'][0] if 'betas' in group else group.get('momentum', math.nan)
+
+
+def compute_schedule(
+    cfg: Config, gpus: int = 1, images: tuple[int, str] | None = None, quiet: bool = False
+) -> Schedule:
+    """Step through a config's training without training.
+
+    Args:
+        cfg (Config): Config of any OpenMMLab toolbox.
+        gpus (int): Number of processes. Defaults to 1.
+        images (tuple[int, str], optional): Number of training images and where it comes from.
+            Defaults to what :func:`count_training_images` finds.
+        quiet (bool): Whether to show no progress. Defaults to False.
+
+    Returns:
+        Schedule: The run's length, and the optimiser's settings in every iteration.
+
+    Raises:
+        UsageError: If the number of images cannot be known, or there are several optimisers.
+    """
+    number, source = images or count_training_images(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), _quiet_log():
+        planner = _Planner(cfg, number, gpus)
+        values = planner.step_through(quiet)
+    loop = planner._train_loop
+    endless = isinstance(loop.dataloader.sampler, InfiniteSampler)
+    per_iteration = gpus * cfg.train_dataloader.batch_size
+    note = describe_batch_size(cfg, gpus)
+    return Schedule(
+        images=number,
+        source=source,
+        gpus=gpus,
+        batch_size=global_batch_size(cfg, gpus),
+        epoch_length=number / per_iteration if endless else len(loop.dataloader),
+        num_iterations=loop.max_iters,
+        groups=planner.groups,
+        values=values,
+        events=planner.find_events(),
+        note=note and note[1],
+    )
+
+
+def gpus_in_name(path: str | Path) -> int:
+    """Number of GPUs that OpenMMLab's scheme puts into a config's name.
+
+    Args:
+        path (str | Path): Config file.
+
+    Returns:
+        int: The number, or 1 if the name has none.
+
+    Examples:
+        >>> gpus_in_name('dmformer-s_8xb128_in1k.py'), gpus_in_name('mine.py')
+        (8, 1)
+    """
+    found = re.search(r'_(\d+)xb\d+', Path(path).stem)
+    return int(found.group(1)) if found else 1
+
+
+# Showing
+
+
+def _curves(schedule: Schedule, quantity: str) -> list[tuple[str, np.ndarray]]:
+    """The different curves of a quantity, each with the numbers of its groups."""
+    values = schedule.values[quantity]
+    if np.isnan(values).all():
+        return []
+    members = {}
+    for number, curve in enumerate(values, 1):
+        members.setdefault(curve.tobytes(), []).append(number)
+    if len(members) == 1:
+        return [('', values[0])]
+    return [(_ranges(groups), values[groups[0] - 1]) for groups in members.values()]
+
+
+def _ranges(groups: list[int]) -> str:
+    """Write numbers of groups briefly.
+
+    Examples:
+        >>> _ranges([1, 2, 3, 7]), _ranges([1, 3, 5, 7, 9])
+        (' of groups 1-3, 7', ' of groups 1, 3, ..., 9')
+    """
+    runs = np.split(groups, 1 + np.flatnonzero(np.diff(groups) > 1))
+    texts = [f'{run[0]}-{run[-1]}' if len(run) > 1 else str(run[0]) for run in runs]
+    if len(texts) > 4:
+        texts[2:-1] = ['...']
+    return f' of group{"s" * (len(groups) > 1)} {", ".join(texts)}'
+
+
+def format_schedule(schedule: Schedule) -> str:
+    """Write a schedule as text: totals, parameter groups, and what changes when.
+
+    Args:
+        schedule (Schedule): The schedule.
+
+    Returns:
+        str: Several lines.
+    """
+    s = schedule
+    whole = float(s.epoch_length).is_integer()
+    a_pass = f'{s.epoch_length:,.0f}' if whole else f'{s.epoch_length:,.1f}'
+    images_an_update = f'{s.batch_size:,} images on {s.gpus} GPU{"s" * (s.gpus != 1)}'
+    lines = [
+        f'training images   {s.images:,} ({s.source})',
+        f'global batch      {images_an_update}',
+        f'iterations        {a_pass} an epoch, {s.num_iterations:,} in {s.num_epochs:,.4g} epochs',
+        *([f'note              {s.note}'] if s.note else []),
+        '',
+        *_format_table(
+            ['group', 'parameters', 'settings', 'names'],
+            [_describe_group(number, group) for number, group in enumerate(s.groups, 1)],
+        ),
+        '',
+    ]
+    columns = []
+    for quantity in QUANTITIES:
+        curves = _curves(s, quantity)
+        if len(curves) > _MAX_COLUMNS:
+            curves = sorted(curves, key=lambda named: named[1].max())
+            curves = [curves[0], curves[-1]]
+        columns += [(quantity + groups, curve) for groups, curve in curves]
+    rows = [
+        [f'{i:,}', _epoch(s, i), what, *(f'{curve[i - 1]:.4g}' for _, curve in columns)]
+        for i, what in s.events.items()
+    ]
+    header = ['iteration', 'epoch', '', *(name for name, _ in columns)]
+    return '\n'.join(lines + _format_table(header, rows))
+
+
+def _epoch(schedule: Schedule, iteration: int) -> str:
+    """The epoch that an iteration belongs to, or the passes so far where the sampler never ends."""
+    length = schedule.epoch_length
+    if float(length).is_integer():
+        return f'{(iteration - 1) // length + 1:,.0f}'
+    return f'{iteration / length:,.1f}'
+
+
+def _describe_group(number: int, group: ParameterGroup) -> list[str]:
+    shown = {key: group.settings.get(key) for key in ('lr', 'betas', 'momentum', 'weight_decay')}
+    settings = ', '.join(f'{key} {_brief(v)}' for key, v in shown.items() if v is not None)
+    names = group.names
+    some = names if len(names) < 3 else [names[0], names[len(names) // 2], f'... ({len(names)})']
+    return [str(number), f'{group.num_parameters:,}', settings, ', '.join(some)]
+
+
+def _brief(value: float | tuple) -> str:
+    return f'{value:.4g}' if isinstance(value, (int, float)) else str(value)
+
+
+def _format_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def plot_schedule(schedule: Schedule, path: str | Path, title: str) -> None:
+    """Draw learning rate, momentum and weight decay against the iteration.
+
+    Args:
+        schedule (Schedule): The schedule.
+        path (str | Path): Picture to write; folders are made.
+        title (str): Title of the picture.
+    """
+    shown = [(quantity, _curves(schedule, quantity)) for quantity in QUANTITIES]
+    shown = [(quantity, curves) for quantity, curves in shown if curves]
+    figure = Figure(figsize=(9, 2 + 2.2 * len(shown)), layout='constrained')
+    figure.suptitle(
+        f'{title}\n{schedule.images:,} images, global batch {schedule.batch_size:,}, '
+        f'{schedule.num_iterations:,} iterations'
+    )
+    axes = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
+    iterations = np.arange(1, schedule.num_iterations + 1)
+    for axis, (quantity, curves) in zip(axes, shown, strict=True):
+        for groups, curve in curves:
+            axis.plot(iterations, curve, label=groups.removeprefix(' of '), linewidth=1.2)
+        axis.set_ylabel(quantity)
+        axis.yaxis.set_major_formatter('{x:g}')
+        axis.set_ylim(-0.03 * axis.get_ylim()[1])  # zero is seen, and is a curve's usual end
+        axis.margins(x=0.01)
+        axis.grid(alpha=0.3)
+        if 1 < len(curves) <= 2 * _MAX_COLUMNS:
+            axis.legend(fontsize='small')
+        for iteration, what in schedule.events.items():
+            if what in ('end of warm-up', 'milestone'):
+                axis.axvline(iteration, color='grey', linewidth=0.8, linestyle=':')
+    axes[-1].set_xlabel('iteration')
+    length = schedule.epoch_length
+    epochs = axes[0].secondary_xaxis('top', functions=(lambda i: i / length, lambda e: e * length))
+    epochs.set_xlabel('epoch')
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
