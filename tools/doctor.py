@@ -1,0 +1,41 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Say on one page what is installed, which GPUs and data sets are here, and how to train.
+
+With a config, followed by the options of tools/train.py that it is to train with, exit with 1 and
+the reason if it cannot train here.
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec('mmdmformer') is None:  # a checkout that has not been installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_args(args=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', nargs='?', help='config file that is to train on this machine')
+    parser.add_argument(
+        'options', nargs=argparse.REMAINDER, help='options of tools/train.py, after the config'
+    )
+    return parser.parse_args(args)
+
+
+def main(args=None):
+    args = parse_args(args)
+    try:
+        from mmdmformer.engine.doctor import examine, print_page
+    except ImportError as error:  # it names what is wrong with the environment, and the cure
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+    diagnosis = examine(args.config, args.options)
+    print_page(diagnosis)
+    if diagnosis.obstacle is not None:
+        print(f'error: {diagnosis.obstacle}', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
