@@ -1,0 +1,84 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Layer-wise learning-rate decay for every backbone that tells the depth of its parameters."""
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Let the early layers of a pretrained backbone learn more slowly than the late ones.
+
+    A parameter of depth d of n (:meth:`DMFormer.get_layer_depth`) learns with
+    ``lr * layer_decay_rate ** (n - d - 1)``. Necks and heads have the last
+    depth, and so the full rate. It needs mmengine alone, and so serves
+    configs of every toolbox; the toolboxes' own constructors know the names
+    of their own backbones only.
+
+    Args:
+        optim_wrapper_cfg (dict): Config of the optimiser wrapper; its
+            ``optimizer`` has an ``lr``.
+        paramwise_cfg (dict): ``layer_decay_rate`` (float), above 0 and at
+            most 1, and any option of mmengine's constructor
+            (``norm_decay_mult``, ``custom_keys``, ...), which keeps its
+            effect.
+
+    Raises:
+        ValueError: If ``layer_decay_rate`` is missing or out of range.
+
+    Examples:
+        >>> optim_wrapper = dict(
+        ...     constructor='LayerDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.9))
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        rate = self.paramwise_cfg.get('layer_decay_rate')
+        if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+            raise ValueError(
+                f'paramwise_cfg.layer_decay_rate={rate} of the optim_wrapper must be a number '
+                'above 0 and at most 1.'
+            )
+        self.layer_decay_rate = rate
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+        """Add a model's parameters as mmengine does, and scale their learning rates.
+
+        Args:
+            params (list[dict]): Parameter groups, extended in place.
+            module (nn.Module): The model; its ``backbone`` has
+                ``get_layer_depth``.
+            prefix (str): Name of the part; '' for the model.
+                Defaults to ''.
+            kwargs: Further arguments of mmengine's method.
+
+        Raises:
+            TypeError: If the backbone cannot tell the depth of a parameter.
+        """
+        super().add_params(params, module, prefix, **kwargs)
+        if not prefix:
+            self._scale_learning_rates(params, module)
+
+    def _scale_learning_rates(self, params: list[dict], model: nn.Module) -> None:
+        backbone = getattr(model, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise TypeError(
+                f'the backbone of {type(model).__name__} is a {type(backbone).__name__}, which '
+                'has no get_layer_depth: layer-wise learning-rate decay needs it, so take one of '
+                "mmdmformer's backbones or remove the optim_wrapper's constructor."
+            )
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for group in params:
+            (parameter,) = group['params']
+            depth, num_layers = backbone.get_layer_depth(names[parameter], 'backbone.')
+            scale = self.layer_decay_rate ** (num_layers - depth - 1)
+            group['lr'] = group.get('lr', self.base_lr) * scale
+        rates = [group['lr'] for group in params]
+        print_log(
+            f'Learning rates rise with depth from {min(rates):.3g} to {max(rates):.3g} '
+            f'(layer_decay_rate={self.layer_decay_rate}).',
+            logger='current',
+        )
