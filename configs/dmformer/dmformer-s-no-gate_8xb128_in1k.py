@@ -1,0 +1,15 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+# Ablation: the token mixer has no gate; one more block makes up for it.
+_base_ = 'dmformer-s_8xb128_in1k.py'
+
+model = dict(
+    backbone=dict(
+        gate=False,
+        arch=dict(
+            _delete_=True,
+            embed_dims=(64, 128, 320, 512),
+            depths=(2, 2, 7, 2),
+            ffn_ratios=(8, 8, 4, 4),
+        ),
+    )
+)

@@ -1,0 +1,4 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco.py'
+
+model = dict(backbone=dict(arch='large'))
