@@ -85,6 +85,10 @@ def start_node(tmp_path):
 
     yield start
     for process in started:
+        process.terminate()  # torchrun passes it on to its processes, whose groups are their own
+    for process in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(40)  # torchrun kills what has not ended in 30 seconds
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
