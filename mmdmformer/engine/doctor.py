@@ -169,11 +169,10 @@ def _require_operators(cfg: Config) -> None:
 
 def _require_checkpoints(cfg: Config) -> None:
     """Raise unless every pretrained file that the config names is there."""
-    for node in (cfg.get('model'), dict(init_cfg=dict(checkpoint=cfg.get('load_from')))):
-        for found in _dicts(node):
-            init_cfg = found.get('init_cfg')
-            for init in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-                runtime.check_checkpoint((init or {}).get('checkpoint'))
+    runtime.check_checkpoint(cfg.get('load_from'))
+    for found in _dicts(cfg.get('model')):
+        if str(found.get('type')).endswith('Pretrained'):
+            runtime.check_checkpoint(found.get('checkpoint'))
 
 
 def _datasets(cfg: Config) -> list[dict]:
