@@ -1,12 +1,49 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Sum of parallel depth-wise convolutions of different kernel sizes and dilations."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+PATHS = ('auto', 'reference', 'split', 'cpu', 'triton')
+_path = os.environ.get('MMDMFORMER_DWCONV', 'auto')
+
+
+@contextmanager
+def dwconv_path(path: str) -> Iterator[None]:
+    """Force one way of computing :func:`multi_dilated_dwconv` inside a ``with`` block.
+
+    The environment variable ``MMDMFORMER_DWCONV`` does so for a whole process.
+
+    Args:
+        path (str): ``'reference'`` (a torch convolution for each branch),
+            ``'split'`` (the same with part of the padding made before),
+            ``'cpu'`` (that, and fast weight gradients on CPUs), ``'triton'``
+            (one kernel for all branches, on GPUs), or ``'auto'``.
+
+    Raises:
+        ValueError: If there is no such path.
+    """
+    global _path
+    before, _path = _path, _known(path)
+    try:
+        yield
+    finally:
+        _path = before
+
+
+def _known(path: str) -> str:
+    if path not in PATHS:
+        raise ValueError(
+            f'{path!r} is no way to compute multi_dilated_dwconv (MMDMFORMER_DWCONV): choose one '
+            f'of {", ".join(PATHS)}.'
+        )
+    return path
 
 
 def multi_dilated_dwconv(
@@ -37,7 +74,12 @@ def multi_dilated_dwconv(
                 [3.5000, 2.5000, 3.5000],
                 [5.5000, 3.5000, 5.5000]])
     """
-    convolve = _choose_convolution(x)
+    path = _known(_path)
+    if path == 'auto':
+        path = _choose_path(x)
+    if path == 'triton':
+        return _fused(x, weights, biases, dilations)
+    convolve = _CONVOLUTIONS[path]
     branches = zip(weights, dilations, strict=True)
     out, *others = [convolve(x, weight, dilation) for weight, dilation in branches]
     for other in others:
@@ -47,13 +89,25 @@ def multi_dilated_dwconv(
     return out + bias[:, None, None]
 
 
-def _choose_convolution(x: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+def _choose_path(x: Tensor) -> str:
+    # The Triton kernels have not been timed on a GPU yet, and are used on demand alone.
     if x.device.type != 'cpu':
-        return dwconv_reference
+        return 'reference'
     captured = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if captured or torch.is_autocast_enabled('cpu') or x.dtype not in (torch.float, torch.double):
-        return _dwconv_split_padding
-    return _dwconv_cpu
+        return 'split'
+    return 'cpu'
+
+
+def _fused(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dilations: Sequence[int]
+) -> Tensor:
+    from .triton_dwconv import dwconv_taps, tap_offsets
+
+    sizes = tuple(tuple(weight.shape[2:]) for weight in weights)
+    offsets = tap_offsets(sizes, tuple(dilations), x.device)
+    weight = torch.cat([weight.flatten(1) for weight in weights], 1)
+    return dwconv_taps(x, weight, sum(biases[1:], start=biases[0]), offsets)
 
 
 def dwconv_reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -130,3 +184,10 @@ def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilati
         diagonals = products.gather(2, in_column.expand(channels, width, columns))
         taps.append(diagonals.sum(1))
     return torch.stack(taps, 1)[:, None]
+
+
+_CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    'reference': dwconv_reference,
+    'split': _dwconv_split_padding,
+    'cpu': _dwconv_cpu,
+}

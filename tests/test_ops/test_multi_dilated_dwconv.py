@@ -1,8 +1,12 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import sys
+
 import pytest
 import torch
 
-from mmdmformer.ops import multi_dilated_dwconv
+from mmdmformer.ops import dwconv_path, multi_dilated_dwconv
+
+module = sys.modules[multi_dilated_dwconv.__module__]
 
 CASES = [((3, 5, 7), (1, 2, 3)), ((7,), (3,)), ((3, 5, 7), (1, 1, 1)), ((1, 3), (5, 4))]
 SIZES = [(5, 6), (2, 9), (1, 1)]  # in the last two, some taps see nothing but padding
@@ -92,3 +96,30 @@ def test_autocast_gives_half_precision():
         out = multi_dilated_dwconv(x, weights, biases, (1, 2))
     assert out.dtype == torch.bfloat16
     assert (out - expected).norm() < 0.02 * expected.norm()
+
+
+# The choice
+
+
+@pytest.mark.parametrize('path', ['reference', 'split', 'cpu'])
+def test_every_forced_path_gives_the_same_and_is_left_again(path, monkeypatch):
+    inputs = make_inputs((3, 5, 7), channels=4, size=(9, 11))
+    expected = multi_dilated_dwconv(*inputs, (1, 2, 3))
+    taken = []
+    convolve = module._CONVOLUTIONS[path]
+    monkeypatch.setitem(
+        module._CONVOLUTIONS, path, lambda *args: taken.append(path) or convolve(*args)
+    )
+    with dwconv_path(path):
+        torch.testing.assert_close(multi_dilated_dwconv(*inputs, (1, 2, 3)), expected)
+        with dwconv_path('auto'):
+            multi_dilated_dwconv(*inputs, (1, 2, 3))
+    assert taken == [path] * (6 if path == 'cpu' else 3)
+
+
+def test_unknown_path_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="'fast' is no way .* choose one of auto, reference"):
+        dwconv_path('fast').__enter__()
+    monkeypatch.setattr(module, '_path', 'slow')  # as from the environment variable
+    with pytest.raises(ValueError, match=r"'slow' is no way .*\(MMDMFORMER_DWCONV\)"):
+        multi_dilated_dwconv(*make_inputs((3,)), (1,))
