@@ -80,13 +80,11 @@ def multi_dilated_dwconv(
     if path == 'triton':
         return _fused(x, weights, biases, dilations)
     convolve = _CONVOLUTIONS[path]
-    branches = zip(weights, dilations, strict=True)
-    out, *others = [convolve(x, weight, dilation) for weight, dilation in branches]
-    for other in others:
-        out = out + other
-    # One bias for the sum. Under autocast the convolutions come in half precision, and stay so.
-    bias = sum(biases[1:], start=biases[0]).to(out.dtype)
-    return out + bias[:, None, None]
+    bias = sum(biases[1:], start=biases[0])
+    out = convolve(x, weights[0], bias, dilations[0])
+    for weight, dilation in zip(weights[1:], dilations[1:], strict=True):
+        out += convolve(x, weight, None, dilation)
+    return out
 
 
 def _choose_path(x: Tensor) -> str:
@@ -110,13 +108,13 @@ def _fused(
     return dwconv_taps(x, weight, sum(biases[1:], start=biases[0]), offsets)
 
 
-def dwconv_reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """The definition of one branch, without its bias: a depth-wise convolution of torch's."""
+def dwconv_reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """The definition of one branch: a depth-wise convolution of torch's."""
     padding = [dilation * (size // 2) for size in weight.shape[2:]]
-    return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
+    return F.conv2d(x, weight, bias, 1, padding, dilation, groups=x.shape[1])
 
 
-def _dwconv_split_padding(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def _dwconv_split_padding(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     """Pad in part before the convolution.
 
     oneDNN's fast depth-wise kernel takes paddings below the kernel size only; past that a
@@ -127,14 +125,14 @@ def _dwconv_split_padding(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     top, left = (p - i for p, i in zip(padding, implicit, strict=True))
     if top or left:
         x = F.pad(x, (left, left, top, top))
-    return F.conv2d(x, weight, None, 1, implicit, dilation, groups=x.shape[1])
+    return F.conv2d(x, weight, bias, 1, implicit, dilation, groups=x.shape[1])
 
 
-def _dwconv_cpu(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def _dwconv_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     weight = _crop_to_reach(weight, dilation, x.shape[2:])
     if torch.is_grad_enabled() and weight.requires_grad and max(weight.shape[2:]) > 3:
-        return _DwconvWithFastWeightGradient.apply(x, weight, dilation)
-    return _dwconv_split_padding(x, weight, dilation)
+        return _DwconvWithFastWeightGradient.apply(x, weight, bias, dilation)
+    return _dwconv_split_padding(x, weight, bias, dilation)
 
 
 def _crop_to_reach(weight: Tensor, dilation: int, size: Sequence[int]) -> Tensor:
@@ -149,19 +147,23 @@ class _DwconvWithFastWeightGradient(torch.autograd.Function):
     """torch computes the weight gradient of kernels above 3x3 tap by tap on CPUs; this does not."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        return _dwconv_split_padding(x, weight, dilation)
+        return _dwconv_split_padding(x, weight, bias, dilation)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad_x = None
+        grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _dwconv_split_padding(grad, weight.flip(2, 3), ctx.dilation)
-        return grad_x, _weight_gradient(x, grad, weight.shape[2:], ctx.dilation), None
+            grad_x = _dwconv_split_padding(grad, weight.flip(2, 3), None, ctx.dilation)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_x, _weight_gradient(x, grad, weight.shape[2:], ctx.dilation), grad_bias, None
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilation: int) -> Tensor:
@@ -186,7 +188,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilati
     return torch.stack(taps, 1)[:, None]
 
 
-_CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+_CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None, int], Tensor]] = {
     'reference': dwconv_reference,
     'split': _dwconv_split_padding,
     'cpu': _dwconv_cpu,
