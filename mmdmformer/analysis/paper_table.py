@@ -1,21 +1,58 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """The papers' printed sizes and results beside the sizes of the models that the configs build."""
 
+import os
 from pathlib import Path
 
 import torch
+import yaml
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
+from rich.progress import track
 from torch import nn
 
 from ..engine.model import build_model
 
 UNITS = {'M': 1e6, 'G': 1e9}
+SIZES = ('Parameters', 'FLOPs')
 ACCURACIES = ('Top-1', 'Box AP', 'Mask AP', 'mIoU')
-NOT_TRAINED = (
-    "Accuracies are the paper's: no network was trained on ImageNet, COCO or ADE20K here. "
-    'Sizes are computed from the configs; FLOPs are multiply-adds at 224x224 pixels.'
+HEADER = [
+    'model',
+    *('parameters', 'paper', 'difference'),
+    *('FLOPs', 'paper', 'difference'),
+    *('accuracy, paper', 'accuracy, ours'),
+]
+EXPLANATION = (
+    'No network was trained on ImageNet, COCO or ADE20K here. Sizes are computed from the configs; '
+    'FLOPs are multiply-adds at 224x224 pixels. Bold: printed sizes that the exact ones do not '
+    'round to.'
 )
+
+
+def read_models(metafile: Path) -> list[dict]:
+    """Read the entries of ``Models`` in a metafile."""
+    return yaml.safe_load(metafile.read_text(encoding='utf-8'))['Models']
+
+
+def check_sizes(models: list[dict], root: Path) -> list[str]:
+    """Compare the sizes in a metafile with the models that its configs build.
+
+    Args:
+        models (list[dict]): Entries of a metafile.
+        root (Path): Folder to which ``Config`` is relative.
+
+    Returns:
+        list[str]: A sentence for each entry that is wrong.
+    """
+    errors = []
+    for entry in track(models, 'building the models'):
+        counted = compute_metadata(entry, root)
+        if counted != entry['Metadata']:
+            errors.append(
+                f'{entry["Name"]!r} says {entry["Metadata"]}, but {entry["Config"]} builds a '
+                f'model of {counted}: correct the metafile.'
+            )
+    return errors
 
 
 def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
@@ -29,9 +66,7 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
         dict[str, int]: ``Parameters`` and, for classifiers, ``FLOPs``
         (multiply-adds at 224x224 pixels, by :mod:`mmengine.analysis`).
     """
-    cfg = Config.fromfile(root / entry['Config'])
-    cfg.model.backbone.update(entry.get('Backbone', {}))
-    model = build_model(cfg).eval()
+    model = build_model(Config.fromfile(root / entry['Config'])).eval()
     counted = {'Parameters': sum(p.numel() for p in model.parameters())}
     if 'FLOPs' in entry['Metadata']:
         counted['FLOPs'] = _count_multiply_adds(model)
@@ -69,52 +104,111 @@ def agrees(printed: str, exact: int) -> bool:
         >>> agrees('26.7 M', 26660392), agrees('54.8 M', 54720436)
         (True, False)
     """
-    return printed == format_like(printed, exact)
-
-
-def format_like(printed: str, exact: int) -> str:
-    """Round a number to the digits and the unit of a printed one."""
     number, unit = printed.split()
-    return f'{exact / UNITS[unit]:.{len(number.split(".")[1])}f} {unit}'
+    return number == f'{exact / UNITS[unit]:.{len(number.split(".")[1])}f}'
 
 
-def make_table(metafile: dict) -> str:
-    """Make a Markdown table of printed and exact sizes, and of printed accuracies.
+def is_printed(entry: dict) -> bool:
+    """Tell whether the paper prints a size of a metafile's entry."""
+    return any(key in entry['Paper'] for key in SIZES)
 
-    Cells that do not agree are bold and have a footnote.
+
+def make_rows(models: list[dict]) -> list[list[str]]:
+    """Make the cells of a table of printed and exact sizes, and of accuracies.
+
+    Printed sizes that the exact ones do not round to are bold, and refer to a
+    note.
 
     Args:
-        metafile (dict): Content of a ``metafile.yml``.
+        models (list[dict]): Entries of a metafile.
 
     Returns:
-        str: The table, its notes, and the statement of what was not trained.
+        list[list[str]]: One row for each entry, with the cells of ``HEADER``.
     """
-    header = ['model', 'parameters (paper)', 'FLOPs (paper)', 'accuracy (paper)']
-    lines = [_row(header), _row(['---'] * len(header))]
-    notes = []
-    for entry in metafile['Models']:
-        mark = ''
-        if 'Note' in entry:
-            notes.append(entry['Note'].strip())
-            mark = f' [{len(notes)}]'
+    rows = []
+    number = 0
+    for entry in models:
+        number += 'Note' in entry
         accuracy = ', '.join(f'{k} {v}' for k, v in entry['Paper'].items() if k in ACCURACIES)
-        sizes = [_size_cell(entry, key, mark) for key in ('Parameters', 'FLOPs')]
-        lines.append(_row([entry['Name'], *sizes, accuracy]))
-    footnotes = [f'[{i}] {note}' for i, note in enumerate(notes, 1)]
-    return '\n\n'.join(['\n'.join(lines), NOT_TRAINED, *footnotes])
+        sizes = [cell for key in SIZES for cell in _size_cells(entry, key, f' [{number}]')]
+        rows.append([entry['Name'], *sizes, accuracy, entry['Accuracy']])
+    return rows
+
+
+def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
+    """The exact size, the printed one, and by how much the exact one differs."""
+    if key not in entry['Metadata']:
+        return ['', '', '']
+    exact = entry['Metadata'][key]
+    shown = f'{exact:,}' if key == 'Parameters' else f'{exact / 1e9:.3f} G'
+    if key not in entry['Paper']:
+        return [shown, '', '']
+    printed = entry['Paper'][key]
+    number, unit = printed.split()
+    difference = f'{exact / UNITS[unit] - float(number):+.3f} {unit}'
+    if agrees(printed, exact):
+        return [shown, printed, difference]
+    return [shown, f'**{printed}**{mark}', f'**{difference}**']
+
+
+def make_notes(models: list[dict]) -> list[str]:
+    """Number the notes of a metafile's entries."""
+    notes = [entry['Note'].strip() for entry in models if 'Note' in entry]
+    return [f'[{number}] {note}' for number, note in enumerate(notes, 1)]
+
+
+def make_text(models: list[dict]) -> str:
+    """Make the table as text with aligned columns, and its notes."""
+    rows = [HEADER, *make_rows(models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return '\n'.join([*lines, *make_notes(models)])
+
+
+def make_markdown(models: list[dict], folder: str) -> str:
+    """Make the table in Markdown, with links to the configs, notes and an explanation.
+
+    Args:
+        models (list[dict]): Entries of a metafile.
+        folder (str): Folder of the Markdown file, relative to the repository,
+            as each entry's ``Config`` is.
+
+    Returns:
+        str: The text.
+    """
+    lines = [_row(HEADER), _row(['---'] * len(HEADER))]
+    for entry, (name, *cells) in zip(models, make_rows(models), strict=True):
+        lines.append(_row([f'[{name}]({os.path.relpath(entry["Config"], folder)})', *cells]))
+    return '\n\n'.join(['\n'.join(lines), EXPLANATION, *make_notes(models)])
 
 
 def _row(cells: list[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _size_cell(entry: dict, key: str, mark: str) -> str:
-    if key not in entry['Metadata']:
-        return ''
-    exact = entry['Metadata'][key]
-    printed = entry['Paper'][key]
-    shown = f'{exact:,}' if key == 'Parameters' else f'{exact / 1e9:.3f} G'
-    return f'{shown} ({printed})' if agrees(printed, exact) else f'{shown} (**{printed}**{mark})'
+def update_readme(path: Path, table: str, check: bool) -> list[str]:
+    """Put a table between the markers of a README.
+
+    Args:
+        path (Path): The README.
+        table (str): The table.
+        check (bool): Whether to leave the file alone and only tell whether
+            the table is there.
+
+    Returns:
+        list[str]: With ``check``, a sentence if the table is not there.
+    """
+    text = path.read_text(encoding='utf-8')
+    updated = replace_table(text, table)
+    if updated == text:
+        return []
+    if check:
+        return [f'{path} is out of date: run `python tools/analysis/paper_table.py`.']
+    path.write_text(updated, encoding='utf-8')
+    return []
 
 
 def replace_table(text: str, table: str) -> str:
