@@ -1,0 +1,294 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Time and memory of backbones beside each other, measured in one run.
+
+The repetitions of all networks are interleaved, so that a machine whose speed drifts treats them
+alike; what is worth quoting are medians and their ratios.
+"""
+
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+BACKBONES = {
+    'DMFormer-S': dict(type='DMFormer', arch='small'),
+    'DMFormer-S folded': dict(type='DMFormer', arch='small', deploy=True),
+    'DMFormer-L': dict(type='DMFormer', arch='large'),
+    'DMFormer-L folded': dict(type='DMFormer', arch='large', deploy=True),
+    'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny', pad_small_map=True),
+    'Swin-S': dict(type='mmpretrain.SwinTransformer', arch='small', pad_small_map=True),
+    'ConvNeXt-T': dict(type='mmpretrain.ConvNeXt', arch='tiny'),
+    'ConvNeXt-S': dict(type='mmpretrain.ConvNeXt', arch='small'),
+    'VAN-B2': dict(type='mmpretrain.VAN', arch='base'),
+    'PoolFormer-S36': dict(type='mmpretrain.PoolFormer', arch='s36'),
+    'ResNet-50': dict(type='mmpretrain.ResNet', depth=50),
+}
+FOLDED = ' folded'  # ends the names of networks that cannot train
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        mode (str): ``'inference'``, or ``'training'`` for a forward and a
+            backward pass.
+        batch (int): Images.
+        height (int): Their height in pixels.
+        width (int): Their width in pixels.
+    """
+
+    mode: str
+    batch: int
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> 'Case':
+        """Read a case as it is written on a command line.
+
+        Args:
+            text (str): Such as ``'inference:4x224x224'``.
+
+        Returns:
+            Case: The case.
+
+        Raises:
+            ValueError: If the text is no case.
+
+        Examples:
+            >>> Case.parse('training:8x224x320')
+            Case(mode='training', batch=8, height=224, width=320)
+        """
+        mode, _, sizes = text.partition(':')
+        try:
+            batch, height, width = (int(size) for size in sizes.split('x'))
+        except ValueError:
+            batch = height = width = 0
+        if mode not in ('inference', 'training') or min(batch, height, width) < 1:
+            raise ValueError(
+                f'{text!r} is no case: write inference or training, the batch and the sides in '
+                'pixels, such as inference:4x224x224.'
+            )
+        return cls(mode, batch, height, width)
+
+    def __str__(self) -> str:
+        return f'{self.mode}:{self.batch}x{self.height}x{self.width}'
+
+
+@dataclass
+class Measurement:
+    """Times of a network in a case.
+
+    Attributes:
+        case (Case): The case.
+        name (str): The network.
+        seconds (list[float]): One for each repetition.
+        peak_bytes (int): Memory that a pass allocated at most beside the
+            weights.
+    """
+
+    case: Case
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def median(self) -> float:
+        """Median time in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second, at the median."""
+        return self.case.batch / self.median
+
+
+def measure(
+    case: Case,
+    names: Iterable[str],
+    device: str = 'cpu',
+    repetitions: int = 7,
+    channels_last: bool = False,
+    on_step: Callable[[], object] = lambda: None,
+) -> list[Measurement]:
+    """Measure networks in turn.
+
+    Args:
+        case (Case): What to measure.
+        names (Iterable[str]): Keys of ``BACKBONES``. Folded ones are left out
+            of training.
+        device (str): Such as ``'cpu'`` or ``'cuda'``. Defaults to 'cpu'.
+        repetitions (int): How often each is measured. Defaults to 7.
+        channels_last (bool): Whether weights and images are in that memory
+            format. Defaults to False.
+        on_step (Callable): Called after each pass of a network.
+
+    Returns:
+        list[Measurement]: One for each network.
+
+    Raises:
+        KeyError: If a name is unknown.
+    """
+    names = [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.rand(case.batch, 3, case.height, case.width, device=device)
+    images = images.to(memory_format=layout)
+    passes, results = [], [Measurement(case, name) for name in names]
+    for result in results:
+        model = MODELS.build(BACKBONES[result.name]).to(device, memory_format=layout)
+        model.train(case.mode == 'training')
+        passes.append(_make_pass(model, images, case.mode))
+        passes[-1]()  # warm-up
+        result.peak_bytes = _peak_bytes(passes[-1], device)
+        on_step()
+    for _ in range(repetitions):
+        for run, result in zip(passes, results, strict=True):
+            result.seconds.append(_time(run, device))
+            on_step()
+    return results
+
+
+def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:
+    """How often :func:`measure` calls ``on_step``."""
+    kept = [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
+    return len(kept) * (repetitions + 1)
+
+
+def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], object]:
+    def infer() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def train() -> None:
+        model.zero_grad()
+        model(images)[-1].mean().backward()
+
+    return train if mode == 'training' else infer
+
+
+def _time(run: Callable[[], object], device: str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device.startswith('cuda'):
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(run: Callable[[], object], device: str) -> int:
+    if device.startswith('cuda'):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
+
+
+def describe_machine(device: str, channels_last: bool) -> str:
+    """Say in one line what a measurement was made on."""
+    name = torch.cuda.get_device_name(device) if device.startswith('cuda') else _cpu_name()
+    layout = 'channels last' if channels_last else 'channels first'
+    return (
+        f'{name}, {layout}, float32, torch {torch.__version__}, Python {platform.python_version()}'
+    )
+
+
+def _cpu_name() -> str:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    model = next((li.split(':')[1].strip() for li in lines if li.startswith('model name')), 'CPU')
+    return f'{model}, {torch.get_num_threads()} threads'
+
+
+def make_table(results: list[Measurement], baseline: str) -> str:
+    """Make a Markdown table of one case.
+
+    Args:
+        results (list[Measurement]): The measurements of one case.
+        baseline (str): The network to which the others' times are compared;
+            the first one if it is not there.
+
+    Returns:
+        str: The table.
+    """
+    reference = next((r for r in results if r.name == baseline), results[0])
+    lines = [
+        f'| {results[0].case} | median ms | min to max ms | images/s | time / {reference.name} '
+        '| peak MB |',
+        '| --- | ---: | ---: | ---: | ---: | ---: |',
+    ]
+    for r in results:
+        low, high = min(r.seconds) * 1e3, max(r.seconds) * 1e3
+        lines.append(
+            f'| {r.name} | {r.median * 1e3:.1f} | {low:.1f} to {high:.1f} '
+            f'| {r.images_per_second:.2f} | {r.median / reference.median:.2f} '
+            f'| {r.peak_bytes / 1e6:.0f} |'
+        )
+    return '\n'.join(lines)
+
+
+def write_csv(results: Iterable[Measurement], path: str | Path) -> None:
+    """Write a line for each network and case, with every repetition.
+
+    Args:
+        results (Iterable[Measurement]): The measurements.
+        path (str | Path): The file.
+    """
+    results = list(results)
+    repetitions = max(len(r.seconds) for r in results)
+    header = ['mode', 'batch', 'height', 'width', 'name', 'median_s', 'peak_bytes']
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(header + [f'seconds_{i + 1}' for i in range(repetitions)])
+        for r in results:
+            c = r.case
+            times = [f'{t:.6f}' for t in (r.median, *r.seconds)]
+            writer.writerow(
+                [c.mode, c.batch, c.height, c.width, r.name, times[0], r.peak_bytes, *times[1:]]
+            )
+
+
+def plot(results: list[Measurement], path: str | Path, title: str) -> None:
+    """Draw medians as bars, with the range of the repetitions, one panel for each case.
+
+    Args:
+        results (list[Measurement]): The measurements.
+        path (str | Path): The picture.
+        title (str): What they were made on.
+    """
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys(r.case for r in results))
+    figure = Figure(figsize=(4.2 * len(cases), 4), layout='constrained')
+    for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        rows = [r for r in results if r.case == case][::-1]
+        medians = [r.median * 1e3 for r in rows]
+        spread = [
+            [m - min(r.seconds) * 1e3 for m, r in zip(medians, rows, strict=True)],
+            [max(r.seconds) * 1e3 - m for m, r in zip(medians, rows, strict=True)],
+        ]
+        colours = ['C1' if r.name.startswith('DMFormer') else 'C0' for r in rows]
+        axes.barh([r.name for r in rows], medians, xerr=spread, color=colours)
+        axes.set_title(str(case), fontsize=10)
+        axes.set_xlabel('ms')
+    figure.suptitle(title, fontsize=8)
+    figure.savefig(path, dpi=120)
