@@ -11,3 +11,5 @@ load_from = None
 resume = False
 # A fixed seed, so that a run can be repeated; each process draws its own augmentations from it.
 randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)
+# The share of unreadable training images that are replaced by others; more stop the run.
+bad_image_limit = 0.001

@@ -26,7 +26,10 @@ from mmengine.runner import Runner
 
 from ..compat import require_toolbox
 from ..compat.checkpoint import CheckpointError
+from ..datasets.bad_input import BadInputError
+from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
+from .runner import BAD_IMAGE_LIMIT, GuardedRunner
 from .variables import read_config
 
 
@@ -39,7 +42,7 @@ def one_sentence_errors() -> Iterator[None]:
     """Print a user's mistake as one line on stderr and exit with code 2."""
     try:
         yield
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, BadInputError) as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -179,11 +182,18 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build mmengine's runner, or the one that ``cfg.runner_type`` names."""
+    """Build the runner that names bad files, or the one that ``cfg.runner_type`` names.
+
+    Raises:
+        UsageError: If a setting of the config cannot be.
+    """
     check_checkpoint(cfg.get('load_from'))
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    limit = cfg.get('bad_image_limit', BAD_IMAGE_LIMIT)
+    if not (isinstance(limit, (int, float)) and 0 <= limit <= 1):
+        raise UsageError(f'bad_image_limit must be a share from 0 to 1, not {limit!r}.')
+    return GuardedRunner.from_cfg(cfg)
 
 
 def leave_distributed() -> None:
@@ -245,8 +255,6 @@ def missing_data(dataset: dict, name: Path | None = None) -> str:
     Returns:
         str: One sentence.
     """
-    from ..datasets.layouts import MINI, layout_of  # takes OpenCV, for this sentence alone
-
     root = Path(dataset['data_root']).absolute()
     what = f'data folder {root} does not exist' if name is None else f'{name} does not exist'
     found = layout_of(dataset)

@@ -1,0 +1,210 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Unreadable images and broken annotations: told by name, and skipped where that is harmless.
+
+The steps of a data set's pipeline that read files are wrapped once the data set is built, which
+works for every data set that derives from mmengine's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.dist import all_reduce
+
+
+class BadInputError(Exception):
+    """A file of a data set that cannot be used; the message is one sentence with the cure.
+
+    Args:
+        message (str): The sentence. A whole traceback is reduced to its last line, as a data
+            loader hands over errors of its workers that way.
+    """
+
+    def __init__(self, message: str) -> None:
+        last_line = message.strip().splitlines()[-1]
+        super().__init__(last_line.removeprefix(f'{__name__}.{type(self).__name__}: '))
+
+
+class BadImages:
+    """The unreadable images of a training set, each counted once.
+
+    All workers of a data loader write into the same memory, if this is made before they start.
+
+    Args:
+        dataset (BaseDataset): The training set.
+        limit (float): The share of its images that may be unreadable, 0 to 1.
+    """
+
+    def __init__(self, dataset: BaseDataset, limit: float) -> None:
+        self.dataset = dataset
+        self.limit = limit
+        self.allowed = math.floor(limit * len(dataset) + 1e-9)
+        self.found = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
+        self._reported = torch.zeros(len(dataset), dtype=torch.bool)
+
+    def add(self, index: int) -> None:
+        """Count an image.
+
+        Args:
+            index (int): Its number in the data set.
+
+        Raises:
+            BadInputError: If there are more than the limit allows.
+        """
+        self.found[index] = 1
+        self._check(index)
+
+    def share(self) -> None:
+        """Tell the other processes of a distributed run; each must call this.
+
+        Raises:
+            BadInputError: If all together found more than the limit allows.
+        """
+        merged = self.found.clone()
+        all_reduce(merged, 'max')
+        # Workers go on writing: only set what is set.
+        self.found[merged > 0] = 1
+        if self.found.any():
+            self._check(int(self.found.nonzero()[-1]))
+
+    def take_unreported(self) -> list[str]:
+        """Paths of the images that were found since the last call."""
+        new = (self.found > 0) & ~self._reported
+        self._reported |= new
+        return [self._path(i) for i in new.nonzero().ravel().tolist()]
+
+    def _check(self, index: int) -> None:
+        count = int(self.found.sum())
+        if count > self.allowed:
+            raise BadInputError(
+                f'image {self._path(index)} cannot be read, and {count} unreadable of '
+                f'{len(self.found)} training images are more than the {self.allowed} that '
+                f'bad_image_limit={self.limit:g} allows: restore the files or raise the limit.'
+            )
+
+    def _path(self, index: int) -> str:
+        return self.dataset.get_data_info(index)['img_path']
+
+
+def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
+    """Yield the data sets that read files, which wrappers (repeated, joined, ...) may hide."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+        return
+    attributes = getattr(dataset, '__dict__', {})
+    inner = [attributes.get(name) for name in ('_dataset', 'dataset')]
+    for child in (*inner, *(getattr(dataset, 'datasets', None) or ())):
+        if child is not None:
+            yield from base_datasets(child)
+
+
+def guard_pipeline(dataset: BaseDataset, bad_images: BadImages | None = None) -> None:
+    """Let a data set name the files that cannot be used.
+
+    Args:
+        dataset (BaseDataset): Its pipeline is changed in place.
+        bad_images (BadImages, optional): Where to count unreadable images, which are then replaced
+            by others as mmengine's data sets do in training. None raises for each.
+            Defaults to None.
+    """
+    _guard(dataset.pipeline, dataset, bad_images)
+
+
+def _guard(step: Any, dataset: BaseDataset, bad_images: BadImages | None) -> Any:
+    """The guarded step of a pipeline, or the step itself with guarded steps inside."""
+    from mmcv.transforms import LoadAnnotations, LoadImageFromFile  # slow to import
+
+    if isinstance(step, LoadImageFromFile):
+        return _ImageGuard(step, bad_images)
+    if isinstance(step, LoadAnnotations):
+        return _AnnotationGuard(step, dataset)
+    for name in ('transforms', 'subroutines'):
+        inner = getattr(step, name, None)
+        if isinstance(inner, list):
+            inner[:] = [_guard(child, dataset, bad_images) for child in inner]
+        elif inner is not None:
+            _guard(inner, dataset, bad_images)
+    return step
+
+
+class _ImageGuard:
+    """A step that loads an image, or counts it as unreadable and returns None."""
+
+    def __init__(self, load: Any, bad_images: BadImages | None) -> None:
+        self.load = load
+        self.bad_images = bad_images
+
+    def __call__(self, results: dict) -> dict | None:
+        try:
+            loaded, cause = self.load(results), 'it is empty'
+        except Exception as error:  # each decoder has its own
+            loaded, cause = None, _describe(error)
+        if loaded is not None:
+            return loaded
+        if self.bad_images is None:
+            raise BadInputError(
+                f'image {results["img_path"]} cannot be read ({cause}): restore the file.'
+            )
+        self.bad_images.add(results['sample_idx'])
+        return None
+
+    def __repr__(self) -> str:
+        return repr(self.load)
+
+
+class _AnnotationGuard:
+    """A step that loads annotations and checks those of segmentation."""
+
+    def __init__(self, load: Any, dataset: BaseDataset) -> None:
+        self.load = load
+        self.ann_file = dataset.ann_file
+        self.num_classes = len(dataset.metainfo.get('classes') or ())
+        self.ignored = getattr(dataset, 'ignore_index', None)  # segmentation has one
+
+    def __call__(self, results: dict) -> dict:
+        try:
+            results = self.load(results)
+        except Exception as error:  # each decoder has its own
+            raise BadInputError(
+                f'{self._name(results)} cannot be read ({_describe(error)}): correct or restore '
+                'the file.'
+            ) from error
+        if self.ignored is not None and self.num_classes:
+            self._check_labels(results)
+        return results
+
+    def _name(self, results: dict) -> str:
+        if results.get('seg_map_path'):
+            return f'annotation {results["seg_map_path"]}'
+        of = f'the annotation of image {results["img_path"]} (id {results.get("img_id")})'
+        return f'{of} in {self.ann_file}'
+
+    def _check_labels(self, results: dict) -> None:
+        labels, shape = results['gt_seg_map'], tuple(results['ori_shape'][:2])
+        if labels.shape != shape:
+            raise BadInputError(
+                f'{self._name(results)} has the shape {labels.shape}, but its image '
+                f'{results["img_path"]} {shape}: restore the right pair of files.'
+            )
+        wrong = (labels >= self.num_classes) & (labels != self.ignored)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0].tolist()
+            shift = int(bool(results.get('reduce_zero_label')))  # the file counts from 1 then
+            raise BadInputError(
+                f'{self._name(results)} has the value {int(labels[row, column]) + shift} in row '
+                f'{row}, column {column}, but the last of the {self.num_classes} classes has '
+                f'{self.num_classes - 1 + shift}: correct the file or the classes of the data set.'
+            )
+
+    def __repr__(self) -> str:
+        return repr(self.load)
+
+
+def _describe(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

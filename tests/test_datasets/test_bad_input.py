@@ -1,0 +1,510 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Real faults in copies of the built-in data, read by the pipelines of the three toolboxes."""
+
+import json
+import multiprocessing
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdmformer.datasets.bad_input import BadImages, BadInputError, base_datasets, guard_pipeline
+from mmdmformer.datasets.coco import check_instances
+from mmdmformer.engine.model import save_untrained
+from mmdmformer.engine.runner import GuardedRunner
+from mmdmformer.engine.runtime import UsageError, build_runner
+from mmdmformer.engine.variables import read_config
+
+REPOSITORY = Path(__file__).parents[2]
+MINI = REPOSITORY / 'configs/mini'
+TRAIN, TEST = REPOSITORY / 'tools/train.py', REPOSITORY / 'tools/test.py'
+# config, data root, training images, validation images
+TASKS = {
+    'classification': ('dmformer-nano_mini-imagenet', 'imagenet', 'train/*/*', 'val/*/*'),
+    'detection': (
+        'retinanet_dmformer-nano_fpn_mini-coco', 'coco', 'train2017/*', 'val2017/*'
+    ),
+    'segmentation': (
+        'dmformer-nano_sem-fpn_mini-ade20k', 'ade/ADEChallengeData2016', 'images/training/*',
+        'images/validation/*',
+    ),
+}  # fmt: skip
+each_task = pytest.mark.parametrize('task', TASKS)
+with_workers = pytest.mark.parametrize('workers', [0, 2])
+
+
+@pytest.fixture
+def data(mini_data, tmp_path):
+    """A copy of the built-in data to damage."""
+    return Path(shutil.copytree(mini_data, tmp_path / 'data'))
+
+
+def config(task, data, workers, **settings):
+    name, root, _, _ = TASKS[task]
+    variables = dict(data_root=str(data / root), num_workers=workers, batch_size=2)
+    cfg = read_config(MINI / f'{name}.py', variables)
+    cfg.work_dir = str(data / 'work')
+    cfg.experiment_name = f'{task} {data} {workers}'
+    cfg.merge_from_dict(settings)
+    return cfg
+
+
+def images(task, data, part='train'):
+    name, root, train, val = TASKS[task]
+    return sorted((data / root).glob(train if part == 'train' else val))
+
+
+def spoil(paths):
+    """Damage image files, each in another way."""
+    for i, path in enumerate(paths):
+        if i % 3 == 0:
+            path.write_bytes(b'\xff\xd8\xff no image')
+        elif i % 3 == 1:
+            path.write_bytes(b'')
+        else:
+            path.write_bytes(path.read_bytes()[:20])
+    return sorted(map(str, paths))
+
+
+class LoaderRunner(GuardedRunner):
+    """The runner, but for seconds of work on other things than data."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.logger = self.visualizer = MMLogger.get_current_instance()
+        self._seed, self._randomness_cfg, self._hooks = 0, {}, []
+        self._train_dataloader = cfg.train_dataloader
+
+
+def loader(cfg, part='train'):
+    """The guarded data loader, and the runner that built it."""
+    init_default_scope(cfg.default_scope)
+    runner = LoaderRunner(cfg)
+    if part == 'train':
+        runner.loop = runner.build_train_loop(cfg.train_cfg)
+        return runner.loop.dataloader, runner
+    return runner.build_dataloader(cfg.val_dataloader, seed=0), runner
+
+
+def training_batches(runner, number):
+    """As many batches as the training loop would take."""
+    return islice(getattr(runner.loop, 'dataloader_iterator', runner.loop.dataloader), number)
+
+
+@pytest.fixture(autouse=True)
+def _end_workers():
+    """At once, where torch waits 5 seconds for each."""
+    yield
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+
+
+def paths_of(batches):
+    return [sample.img_path for batch in batches for sample in batch['data_samples']]
+
+
+# Unreadable images
+
+
+@with_workers
+@each_task
+def test_unreadable_training_images_are_replaced_and_told_once(task, workers, data):
+    everything = images(task, data)
+    bad = spoil(everything[2:5])
+    loaded, runner = loader(config(task, data, workers, bad_image_limit=0.4))
+    size = len(loaded.dataset)
+    assert size in (len(everything), len(everything) - 1)  # detection leaves out an empty image
+    found = []
+    for _ in range(2):
+        epoch = paths_of(training_batches(runner, (size + 1) // 2))
+        assert len(epoch) >= size
+        found += epoch
+    assert not set(found) & set(bad)
+    assert set(found) <= set(map(str, everything))
+    (counted,) = runner.bad_images
+    assert counted.take_unreported() == bad
+    assert counted.take_unreported() == []
+    assert counted.allowed == int(0.4 * size)
+
+
+@with_workers
+@each_task
+def test_too_many_unreadable_training_images_stop_the_run(task, workers, data):
+    bad = spoil(images(task, data)[2:5])
+    cfg = config(task, data, workers)
+    size = len(images(task, data)) - (task == 'detection')  # which leaves out an empty image
+    cfg.bad_image_limit = 2 / size
+    _, runner = loader(cfg)
+    with pytest.raises(BadInputError) as stopped:
+        for _ in training_batches(runner, 2 * size):
+            pass
+    sentence = str(stopped.value)
+    assert '\n' not in sentence
+    assert any(sentence.startswith(f'image {path} cannot be read, and 3 ') for path in bad)
+    assert f'3 unreadable of {size} training images are more than the 2 that' in sentence
+
+
+@with_workers
+@each_task
+def test_validation_skips_nothing(task, workers, data):
+    (bad,) = spoil(images(task, data, 'val')[3:4])
+    loaded, _ = loader(config(task, data, workers, bad_image_limit=1.0), 'val')
+    with pytest.raises(BadInputError) as stopped:
+        list(loaded)
+    sentence = str(stopped.value)
+    assert sentence.startswith(f'image {bad} cannot be read (')
+    assert sentence.endswith('): restore the file.') and '\n' not in sentence
+
+
+def test_error_of_the_pipeline_itself_is_no_bad_input(data):
+    loaded, _ = loader(config('classification', data, 0))
+    loaded.dataset.pipeline.transforms[1].scale = 'nonsense'
+    with pytest.raises(Exception) as broken:
+        next(iter(loaded))
+    assert not isinstance(broken.value, BadInputError)
+
+
+def test_wrapped_data_sets_are_guarded(data):
+    bad = spoil(images('classification', data)[:1])
+    cfg = config('classification', data, 0, bad_image_limit=0.1)
+    plain = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[plain, plain])
+    )
+    cfg.train_dataloader.num_batch_per_epoch = 80
+    loaded, runner = loader(cfg)
+    assert not set(paths_of(loaded)) & set(bad)
+    assert [counted.take_unreported() for counted in runner.bad_images] == [bad, bad]
+
+
+def test_same_data_set_twice_is_found_twice(data):
+    cfg = config('classification', data, 0)
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert list(base_datasets(ConcatDataset([dataset, dataset]))) == [dataset, dataset]
+    assert list(base_datasets([1, 2])) == []
+
+
+def test_guarding_twice_changes_nothing(data):
+    cfg = config('segmentation', data, 0)
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    before = repr(dataset.pipeline)
+    guard_pipeline(dataset)
+    guarded = list(dataset.pipeline.transforms)
+    guard_pipeline(dataset)
+    assert all(a is b for a, b in zip(guarded, dataset.pipeline.transforms, strict=True))
+    assert repr(dataset.pipeline) == before
+
+
+def test_augmented_test_pipeline_is_guarded(data):
+    cfg = config('segmentation', data, 0)
+    init_default_scope(cfg.default_scope)
+    settings = {**cfg.test_dataloader.dataset, 'pipeline': cfg.tta_pipeline}
+    dataset = DATASETS.build(settings)
+    guard_pipeline(dataset)
+    path = Path(dataset.get_data_info(0)['seg_map_path'])
+    path.write_bytes(b'no image')
+    with pytest.raises(BadInputError, match=rf'annotation {path} cannot be read'):
+        dataset[0]
+
+
+@pytest.mark.parametrize('limit', [-0.1, 1.5, 'many'])
+def test_limit_must_be_a_share(limit):
+    with pytest.raises(UsageError, match='bad_image_limit must be a share from 0 to 1'):
+        build_runner(Config(dict(bad_image_limit=limit)))
+
+
+class Numbers:
+    """Stands for ten images."""
+
+    def __len__(self):
+        return 10
+
+    def get_data_info(self, index):
+        return dict(img_path=f'{index}.jpg')
+
+
+def find_together(rank, folder, queue):
+    """In one of two processes: each finds another image."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
+    outcome = []
+    for limit in (0.2, 0.1):
+        bad = BadImages(Numbers(), limit)
+        bad.add(3 + rank)
+        try:
+            bad.share()
+        except BadInputError as error:
+            outcome.append(str(error))
+        outcome.append(bad.take_unreported())
+    queue.put(outcome)
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_count_together(tmp_path):
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    processes = [
+        context.Process(target=find_together, args=(rank, tmp_path, queue)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    outcomes = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert outcomes[0] == outcomes[1]
+    found, sentence, again = outcomes[0]
+    assert found == again == ['3.jpg', '4.jpg']
+    assert '2 unreadable of 10 training images are more than the 1 that' in sentence
+
+
+# Annotations of segmentation
+
+
+def no_image(path):
+    path.write_bytes(b'no image')
+    return f'annotation {path} cannot be read (UnidentifiedImageError: '
+
+
+def missing(path):
+    path.unlink()
+    return f'annotation {path} cannot be read (FileNotFoundError: '
+
+
+def other_size(path):
+    cv2.imwrite(str(path), np.ones((64, 100), np.uint8))
+    image = str(path).replace('annotations', 'images').replace('.png', '.jpg')
+    return f'annotation {path} has the shape (64, 100), but its image {image} (128, 128): '
+
+
+def coloured(path):
+    cv2.imwrite(str(path), np.ones((128, 128, 3), np.uint8))
+    return f'annotation {path} has the shape (128, 128, 3), but '
+
+
+def wrong_value(path):
+    labels = np.ones((128, 128), np.uint8)
+    labels[5, 7] = 12
+    cv2.imwrite(str(path), labels)
+    return (
+        f'annotation {path} has the value 12 in row 5, column 7, but the last of the 11 classes '
+        'has 11: '
+    )
+
+
+@pytest.mark.parametrize('part, workers', [('train', 0), ('train', 2), ('val', 0), ('val', 2)])
+@pytest.mark.parametrize('damage', [no_image, missing, other_size, coloured, wrong_value])
+def test_broken_segmentation_is_named(damage, part, workers, data):
+    folder = data / 'ade/ADEChallengeData2016/annotations'
+    path = sorted((folder / ('training' if part == 'train' else 'validation')).iterdir())[4]
+    expected = damage(path)
+    loaded, runner = loader(config('segmentation', data, workers, bad_image_limit=1.0), part)
+    with pytest.raises(BadInputError) as stopped:
+        list(training_batches(runner, 10) if part == 'train' else loaded)
+    sentence = str(stopped.value)
+    assert sentence.startswith(expected)
+    assert '\n' not in sentence
+
+
+def test_every_label_of_the_format_is_valid(data):
+    """0 and 255 are unlabelled, 1 to 11 the classes."""
+    folder = data / 'ade/ADEChallengeData2016/annotations/training'
+    labels = np.tile(np.array([0, 255, *range(1, 12)], np.uint8), (128, 10))[:, :128]
+    for path in folder.iterdir():
+        cv2.imwrite(str(path), labels)
+    _, runner = loader(config('segmentation', data, 0))
+    (batch,) = training_batches(runner, 1)
+    assert batch['data_samples'][0].gt_sem_seg.data.max() == 255
+
+
+# COCO's annotations
+
+
+def edit(change):
+    def damage(path):
+        content = json.loads(path.read_text())
+        expected = change(content)
+        path.write_text(json.dumps(content))
+        return f'{path}: {expected}'
+
+    damage.__name__ = change.__name__
+    return damage
+
+
+def truncated(path):
+    path.write_text(path.read_text()[:-100])
+    return f'annotation file {path} is no valid JSON ('
+
+
+def not_unicode(path):
+    path.write_bytes(b'{"images": "\xff\xfe"}')
+    return f'annotation file {path} is no valid JSON ('
+
+
+def of_no_image(content):
+    content['annotations'][3]['image_id'] = 99
+    number = content['annotations'][3]['id']
+    return f'annotation {number} refers to image 99, which is not in the file: '
+
+
+def of_no_category(content):
+    content['annotations'][2]['category_id'] = 11
+    number = content['annotations'][2]['id']
+    return f'annotation {number} refers to category 11, which is not in the file: '
+
+
+def without_box(content):
+    del content['annotations'][1]['bbox']
+    number = content['annotations'][1]['id']
+    return f'entry 1 of annotations (id {number}) has no bbox: '
+
+
+def short_box(content):
+    content['annotations'][1]['bbox'] = [1, 2, 3]
+    number = content['annotations'][1]['id']
+    return f'annotation {number} has the bbox [1, 2, 3] instead of four numbers: '
+
+
+def infinite_box(content):
+    content['annotations'][1]['bbox'] = [1, 2, 3, float('nan')]
+    number = content['annotations'][1]['id']
+    return f'annotation {number} has the bbox [1, 2, 3, nan] instead of four numbers: '
+
+
+def image_without_size(content):
+    del content['images'][5]['width']
+    number = content['images'][5]['id']
+    return f'entry 5 of images (id {number}) has no width: '
+
+
+COCO_FAULTS = [
+    truncated, not_unicode, *map(edit, (of_no_image, of_no_category, without_box, short_box,
+                                        infinite_box, image_without_size)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('damage', COCO_FAULTS, ids=lambda damage: damage.__name__)
+def test_broken_coco_file_is_named_with_its_entry(damage, part, data):
+    expected = damage(data / f'coco/annotations/instances_{part}2017.json')
+    with pytest.raises(BadInputError) as stopped:
+        loader(config('detection', data, 0), part)
+    assert str(stopped.value).startswith(expected)
+    assert '\n' not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    'content, sentence',
+    [
+        ([], 'a.json holds no COCO annotations: '),
+        (dict(images=[]), 'a.json has no list of categories: '),
+        (dict(images={}, categories=[]), 'a.json has no list of images: '),
+    ],
+)
+def test_other_json_is_no_coco_file(content, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        check_instances(content, 'a.json')
+
+
+def test_test_set_needs_no_annotations(data):
+    path = data / 'coco/annotations/instances_val2017.json'
+    content = json.loads(path.read_text())
+    del content['annotations']
+    assert check_instances(content, 'a.json') is None
+
+
+@with_workers
+def test_broken_mask_is_named_with_its_image(workers, data):
+    path = data / 'coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    annotation = content['annotations'][0]
+    annotation['segmentation'] = dict(size=[128, 128], counts='no run lengths')
+    path.write_text(json.dumps(content))
+    cfg = config('detection', data, workers)
+    cfg.train_dataloader.dataset.pipeline[1].with_mask = True
+    cfg.train_pipeline = None
+    loaded, _ = loader(cfg)
+    with pytest.raises(BadInputError) as stopped:
+        list(loaded)
+    number = annotation['image_id']
+    image = data / f'coco/train2017/{number:012d}.jpg'
+    assert str(stopped.value).startswith(
+        f'the annotation of image {image} (id {number}) in {path} cannot be read ('
+    )
+
+
+# Whole runs
+
+
+def run(python, program, task, data, *args, **settings):
+    name, root, _, _ = TASKS[task]
+    settings = {'data_root': data / root, 'batch_size': 2, 'image_scale': '(64,64)', **settings}
+    if task == 'classification':
+        settings.pop('image_scale')
+    options = [f'{key}={value}' for key, value in settings.items()]
+    config = MINI / f'{name}.py'
+    return python(program, config, *args, '--cfg-options', *options, cwd=data)
+
+
+def log_of(data):
+    (log,) = data.glob('work_dirs/*/*/*.log')
+    return log.read_text()
+
+
+@pytest.mark.parametrize('task, workers', [('classification', 0), ('segmentation', 2)])
+def test_training_goes_on_and_logs_what_it_replaced(task, workers, python, data):
+    bad = spoil(images(task, data)[:2])
+    length = dict(max_iters=10) if task == 'segmentation' else dict(max_epochs=2, warmup_epochs=1)
+    result = run(
+        python, TRAIN, task, data, num_workers=workers, bad_image_limit=0.2, batch_size=5,
+        **length,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = log_of(data)
+    allowed = 2 if task == 'segmentation' else 8
+    for path in bad:
+        sentence = f'Image {path} cannot be read and was replaced by another one; up to {allowed} '
+        assert log.count(sentence) == 1
+    assert 'Epoch(val)' in log or 'Iter(val)' in log
+
+
+@pytest.mark.parametrize('task, workers', [('classification', 0), ('detection', 2)])
+def test_training_stops_with_one_sentence(task, workers, python, data):
+    spoil(images(task, data))
+    result = run(python, TRAIN, task, data, num_workers=workers)
+    assert result.returncode == 2
+    assert 'Traceback' not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f'error: image {data}')
+    assert last.endswith(
+        'are more than the 0 that bad_image_limit=0.001 allows: restore the files or raise the '
+        'limit.'
+    )
+    assert 'cannot be read and was replaced' in log_of(data)
+
+
+def test_test_run_stops_with_one_sentence(python, data):
+    save_untrained(MINI / f'{TASKS["segmentation"][0]}.py', data / 'untrained.pth')
+    (bad,) = spoil(images('segmentation', data, 'val')[:1])
+    result = run(python, TEST, 'segmentation', data, 'untrained.pth', num_workers=0)
+    assert result.returncode == 2
+    assert 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f'error: image {bad} cannot be read (')
+
+
+def test_training_names_the_broken_entry(python, data):
+    expected = edit(of_no_image)(data / 'coco/annotations/instances_train2017.json')
+    result = run(python, TRAIN, 'detection', data, num_workers=0)
+    assert result.returncode == 2
+    assert 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f'error: {expected}')
