@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdmformer.engine.variables import read_config
+
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 DATA_ROOTS = {
@@ -24,6 +26,15 @@ S_CONFIGS = (
     'dmformer-s_upernet_8xb2-160k_ade20k-512x512',
 )
 VARIANTS = [path for path in FILES if path.parent.name != 'mini' and path.stem not in S_CONFIGS]
+# What people change on the command line.
+CHANGED = dict(
+    data_root='elsewhere',
+    batch_size=3,
+    num_workers=0,
+    pretrained='dmformer.pth',
+    drop_path_rate=0.35,
+    lr=7e-4,
+)
 
 each_config = pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 
@@ -152,8 +163,10 @@ def test_images_are_normalised_as_in_pretraining(path):
 
 
 @each_config
-def test_variables_reach_the_places_where_they_act(path):
-    cfg = Config.fromfile(path)
+@pytest.mark.parametrize('variables', [{}, CHANGED], ids=['own', 'changed'])
+def test_variables_reach_the_places_where_they_act(path, variables):
+    cfg = read_config(path, variables)
+    assert variables.items() <= cfg.to_dict().items()
     assert cfg.train_dataloader.batch_size == cfg.batch_size
     for split in ('train', 'val', 'test'):
         assert cfg[f'{split}_dataloader'].num_workers == cfg.num_workers

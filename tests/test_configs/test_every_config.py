@@ -141,6 +141,7 @@ def spared_from_decay(cfg, model):
 
 
 def test_learning_rate_and_weight_decay_of_every_parameter(cfg, model):
+    init_default_scope(cfg.default_scope)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = {
