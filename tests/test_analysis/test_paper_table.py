@@ -19,8 +19,8 @@ METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 MODELS = read_models(ROOT / 'configs/dmformer/metafile.yml')
 
 
-def test_sizes_and_tables_are_up_to_date(python):
-    run = python(ROOT / 'tools/analysis/paper_table.py', '--check', cwd=ROOT)
+def test_sizes_and_tables_are_up_to_date(python, tmp_path):
+    run = python(ROOT / 'tools/analysis/paper_table.py', '--check', cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()
     (large,) = (line for line in lines if line.startswith('DMFormer-L '))
