@@ -50,5 +50,10 @@ def distribute_on_cpu(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-    else:
-        cfg.model_wrapper_cfg.device_ids = None
+        return
+    cfg.model_wrapper_cfg.device_ids = None
+    if (
+        cfg.model_wrapper_cfg.get('type', 'MMDistributedDataParallel')
+        == 'MMDistributedDataParallel'
+    ):
+        cfg.model_wrapper_cfg.type = 'CPUReadyDistributedDataParallel'

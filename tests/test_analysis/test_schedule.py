@@ -320,6 +320,8 @@ def test_training_uses_the_rates_that_are_shown(python, mini_data, tmp_path):
     args = ['--auto-scale-lr', '--cfg-options', *options]
     run = python(REPOSITORY / 'tools/train.py', config, *args, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
+    (log,) = tmp_path.glob('work_dirs/*/*/*.log')
+    assert 'The learning rate was scaled from 0.002 to 0.0005: ' in log.read_text()
     (log,) = tmp_path.glob('work_dirs/*/*/vis_data/scalars.json')
     logged = [json.loads(line)['lr'] for line in log.read_text().splitlines()]
 

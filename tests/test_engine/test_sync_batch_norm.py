@@ -1,0 +1,116 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Configs with synchronised batch norm train where it cannot run: on CPUs and in one process."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+from mmdmformer import DMFormer
+from mmdmformer.engine import runtime
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='synchronises on GPUs')
+SYNC_BN = dict(norm_cfg=dict(type='SyncBN'))
+
+
+@DATASETS.register_module()
+class FourImages(torch.utils.data.Dataset):
+    metainfo = {}
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return dict(inputs=torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)))
+
+
+@MODELS.register_module()
+class MeanFeature(BaseModel):
+    def __init__(self, norm_cfg):
+        super().__init__()
+        self.backbone = DMFormer('nano', norm_cfg=norm_cfg)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.backbone(inputs)[0].square().mean())
+
+
+def train(folder, launcher, norm_cfg, **settings):
+    """Train as the entry does, and tell which norms the trained model has and how they changed."""
+    cfg = Config(
+        dict(
+            default_scope='mmengine',
+            work_dir=str(folder),
+            model=dict(type='MeanFeature', norm_cfg=norm_cfg),
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                collate_fn=dict(type='default_collate'),
+                dataset=dict(type='FourImages'),
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=None),
+            sync_bn='torch',
+            experiment_name=f'{folder} {launcher}',
+            **settings,
+        )
+    )
+    runtime.prepare_launcher(cfg, launcher)
+    runner = runtime.build_runner(cfg)
+    runner.train()
+    norms = [m for m in runner.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    assert all(norm.num_batches_tracked > 0 for norm in norms)
+    return sorted({type(norm).__name__ for norm in norms})
+
+
+@pytest.mark.parametrize('kind, norms', [('SyncBN', ['_BatchNormXd']), ('BN', ['BatchNorm2d'])])
+def test_one_process(kind, norms, tmp_path):
+    assert train(tmp_path, 'none', dict(type=kind)) == norms
+    (log,) = tmp_path.glob('*/*.log')
+    assert (
+        'all SyncBatchNorm (SyncBN) layers in the model will be automatically rev'
+        in log.read_text()
+    )
+
+
+def train_together(rank, port, folder, settings, queue):
+    torchrun = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR='127.0.0.1')
+    os.environ.update({k: str(v) for k, v in torchrun.items()}, MASTER_PORT=str(port))
+    queue.put(train(folder, 'pytorch', SYNC_BN['norm_cfg'], **settings))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        dict(model_wrapper_cfg=dict(find_unused_parameters=True)),
+        dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', static_graph=True)),
+    ],
+    ids=['own wrapper', 'settings of the wrapper', 'named wrapper'],
+)
+def test_two_processes_without_gpu(settings, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    processes = [
+        context.Process(target=train_together, args=(rank, port, tmp_path, settings, queue))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert found == [['_BatchNormXd']] * 2
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'No GPU: batch norm is not synchronised.' in log.read_text()
