@@ -17,6 +17,8 @@ from .archives import (
     require_space,
     unpack,
 )
+from .bad_input import BadInputError
+from .instances import check_instances
 from .layouts import ADE20K, COCO, IMAGENET, Files, Instances, Layout
 
 IMAGENET_TRAIN = 'ILSVRC2012_img_train.tar'
@@ -127,7 +129,7 @@ def prepare_coco(
         if isinstance(part, Instances):
             if not quiet:
                 print(f'checking {out / part.file}')
-            check_instances(out / part.file, out / part.folder)
+            check_instance_file(out / part.file, out / part.folder)
 
 
 def _by_archive(layout: Layout) -> dict[str, list[Files | Instances]]:
@@ -139,8 +141,8 @@ def _by_archive(layout: Layout) -> dict[str, list[Files | Instances]]:
     return groups
 
 
-def check_instances(path: Path, images: Path) -> None:
-    """Check that COCO's annotations refer to images and categories that exist.
+def check_instance_file(path: Path, images: Path) -> None:
+    """Check that COCO's annotations are complete and that their images are there.
 
     Args:
         path (Path): ``instances_*.json``.
@@ -151,23 +153,16 @@ def check_instances(path: Path, images: Path) -> None:
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        names = {image['id']: image['file_name'] for image in content['images']}
-        categories = {category['id'] for category in content['categories']}
-        annotations = [(a['id'], a['image_id'], a['category_id']) for a in content['annotations']]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(
-            f'{path} cannot be read as COCO annotations ({error!r}): unpack it again.'
-        ) from error
+        check_instances(content, str(path))
+    except ValueError as error:
+        raise ArchiveError(f'{path} is no valid JSON ({error}): unpack it again.') from error
+    except BadInputError as error:
+        raise ArchiveError(str(error)) from error
     there = {file.name for file in images.iterdir()}
-    for image_id, name in names.items():
-        if name not in there:
-            raise ArchiveError(f'{path}: image {image_id} is {name}, which is not in {images}.')
-    for annotation_id, image_id, category_id in annotations:
-        if image_id not in names:
-            raise ArchiveError(f'{path}: annotation {annotation_id} is of no image ({image_id}).')
-        if category_id not in categories:
+    for image in content['images']:
+        if image['file_name'] not in there:
             raise ArchiveError(
-                f'{path}: annotation {annotation_id} is of no category ({category_id}).'
+                f'{path}: image {image["id"]} is {image["file_name"]}, which is not in {images}.'
             )
 
 

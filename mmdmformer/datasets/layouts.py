@@ -78,7 +78,7 @@ class Instances:
         """Say what is wrong with this part of the data set in ``root``, or return None.
 
         The file is not parsed, which takes gigabytes of memory for COCO's training images:
-        :func:`~mmdmformer.datasets.converters.check_instances` does that.
+        :func:`~mmdmformer.datasets.converters.check_instance_file` does that.
         """
         path = root / self.file
         if not path.is_file():

@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdmformer.datasets.bad_input import BadImages, BadInputError, base_datasets, guard_pipeline
-from mmdmformer.datasets.coco import check_instances
+from mmdmformer.datasets.instances import check_instances
 from mmdmformer.engine.model import save_untrained
 from mmdmformer.engine.runner import GuardedRunner
 from mmdmformer.engine.runtime import UsageError, build_runner

@@ -101,7 +101,8 @@ def make_imagenet(folder):
 
 def instances(names):
     images = [dict(id=i, file_name=name, height=8, width=8) for i, name in enumerate(names)]
-    annotations = [dict(id=7 + i, image_id=i, category_id=3) for i in range(len(names))]
+    box = dict(category_id=3, bbox=[1, 2, 3, 4], area=12)
+    annotations = [dict(id=7 + i, image_id=i, **box) for i in range(len(names))]
     return dict(images=images, annotations=annotations, categories=[dict(id=3, name='thing')])
 
 
@@ -359,15 +360,21 @@ def test_full_disk_is_noticed_before_anything_is_written(published, tmp_path, mo
 @pytest.mark.parametrize(
     ('spoil', 'complaint'),
     [
-        (lambda c: c['images'][1].update(file_name='x.jpg'),
-         'image 1 is x.jpg, which is not in {images}.'),
-        (lambda c: c['annotations'][2].update(image_id=9), 'annotation 9 is of no image (9).'),
-        (lambda c: c['annotations'][0].update(category_id=5),
-         'annotation 7 is of no category (5).'),
-        (lambda c: c['annotations'][0].pop('category_id'),
-         "cannot be read as COCO annotations (KeyError('category_id')): unpack it again."),
+        (
+            lambda c: c['images'][1].update(file_name='x.jpg'),
+            'image 1 is x.jpg, which is not in {images}.',
+        ),
+        (
+            lambda c: c['annotations'][2].update(image_id=9),
+            'annotation 9 refers to image 9, which is not in the file: '
+            'correct or restore the file.',
+        ),
+        (
+            lambda c: c['annotations'][0].pop('category_id'),
+            'entry 0 of annotations (id 7) has no category_id: correct or restore the file.',
+        ),
     ],
-)  # fmt: skip
+)
 def test_annotations_that_do_not_fit_are_named(spoil, complaint, tmp_path):
     names = ['a.jpg', 'b.jpg', 'c.jpg']
     for name in names:
@@ -375,11 +382,11 @@ def test_annotations_that_do_not_fit_are_named(spoil, complaint, tmp_path):
     content = instances(names)
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps(content))
-    converters.check_instances(path, tmp_path)
+    converters.check_instance_file(path, tmp_path)
     spoil(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ArchiveError) as error:
-        converters.check_instances(path, tmp_path)
+        converters.check_instance_file(path, tmp_path)
     assert one_sentence(error).startswith(str(path))
     assert one_sentence(error).endswith(complaint.format(images=tmp_path))
 
