@@ -1,17 +1,16 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """The production configs hold the recipes of the paper and of the repositories it follows.
 
-The numbers here are written down once more, and the learning rates follow from formulas.
+The numbers here are written down once more; tests/test_analysis/test_schedule.py follows the rates.
 """
 
-from math import cos, pi
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model.utils import convert_sync_batchnorm
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -55,64 +54,6 @@ def test_optimiser_batch_and_length(name):
     assert {key: cfg.train_cfg[key] for key in length} == length
     assert cfg.model.backbone.drop_path_rate == drop_path_rate
     assert cfg.model.backbone.arch == 'small'
-
-
-def expected_lr(name, step, epoch_length):
-    """Learning rate in training step ``step``, counted from 0.
-
-    mmengine reaches the end of a warm-up and of a polynomial decay in their last step.
-    """
-    lr = RECIPES[name][0]
-    if name == CLASSIFIER:
-        warm_up, end = 5 * epoch_length, 300 * epoch_length
-        if step < warm_up:
-            return 1e-6 + (lr - 1e-6) * step / (warm_up - 1)
-        return 1e-5 + (lr - 1e-5) * (1 + cos(pi * (step - warm_up) / (end - warm_up))) / 2
-    if name in (RETINANET, MASK_RCNN):
-        epoch = step // epoch_length
-        warm_up = min(1, 1e-3 + (1 - 1e-3) * step / 499)
-        return lr * warm_up * 0.1 ** ((epoch >= 8) + (epoch >= 11))
-    if name == SEMANTIC_FPN:
-        return lr * (1 - step / 39_999) ** 0.9
-    if step < 1500:
-        return lr * (1e-6 + (1 - 1e-6) * step / 1499)
-    return lr * (1 - (step - 1500) / (160_000 - 1500 - 1))
-
-
-def build_schedulers(cfg, epoch_length):
-    """The optimiser, the schedulers that follow iterations, and those that follow epochs."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], cfg.lr)
-    by_iteration, by_epoch = [], []
-    for item in cfg.param_scheduler:
-        settings = dict(item)
-        kind = PARAM_SCHEDULERS.get(settings.pop('type'))
-        if settings.pop('convert_to_iter_based', False):
-            scheduler = kind.build_iter_from_epoch(optimizer, **settings, epoch_length=epoch_length)
-        else:
-            scheduler = kind(optimizer, **settings)
-        (by_epoch if scheduler.by_epoch else by_iteration).append(scheduler)
-    return optimizer, by_iteration, by_epoch
-
-
-@pytest.mark.parametrize(
-    'name, epoch_length', zip(RECIPES, (10, 600, 600, None, None), strict=True)
-)
-def test_learning_rate_in_every_step(name, epoch_length):
-    cfg = load(name)
-    length = RECIPES[name][3]
-    num_steps = length.get('max_iters') or length['max_epochs'] * epoch_length
-    optimizer, by_iteration, by_epoch = build_schedulers(cfg, epoch_length)
-    rates = []
-    for step in range(num_steps):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        due = list(by_iteration)
-        if epoch_length and (step + 1) % epoch_length == 0:
-            due += by_epoch
-        for scheduler in due:
-            scheduler.step()
-    expected = [expected_lr(name, step, epoch_length) for step in range(num_steps)]
-    assert rates == pytest.approx(expected, rel=1e-6, abs=1e-6 * cfg.lr)
 
 
 def test_classification_augmentation():
