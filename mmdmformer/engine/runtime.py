@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -30,7 +30,7 @@ from ..datasets.bad_input import BadInputError
 from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
 from .runner import BAD_IMAGE_LIMIT, GuardedRunner
-from .variables import read_config
+from .variables import CfgOptions, read_config
 
 
 class UsageError(Exception):
@@ -56,7 +56,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='change settings of the config (train_dataloader.batch_size=4) or variables that '
         'it uses (lr=1e-4); lists as key="[a,b]" or key=a,b',
     )
@@ -104,11 +104,17 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
         Config: The config.
 
     Raises:
-        UsageError: If the file, one of its bases or the toolbox is missing.
+        UsageError: If the file, one of its bases or the toolbox is missing, or an option does not
+            fit the config.
     """
     options = options or {}
     cfg = _read_config(path, options)
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f'--cfg-options {", ".join(options)} do not fit {path}: {error.args[0]}'
+        ) from error
     try:
         require_toolbox(cfg.get('default_scope'))
     except ImportError as error:

@@ -1,13 +1,43 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Config files whose top-level variables can be changed from the command line."""
 
+import argparse
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
+
+
+class CfgOptions(DictAction):
+    """mmengine's ``--cfg-options``, which names what it cannot read instead of failing in itself.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
+        >>> parser.parse_args(['--cfg-options', 'lr=1e-4', 'scale=(64,64)']).cfg_options
+        {'lr': 0.0001, 'scale': (64, 64)}
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Add ``KEY=VALUE`` pairs to the namespace."""
+        for value in values:
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                raise argparse.ArgumentError(
+                    self,
+                    f'{value!r} cannot be read: write KEY=VALUE, a list as KEY=1,2 or '
+                    'KEY="[1,2]", and put anything with a dict into a config file',
+                ) from None
 
 
 def read_config(path: str | Path, variables: Mapping[str, Any]) -> Config:

@@ -318,6 +318,24 @@ def test_training_names_a_mistake(args, sentence, capsys, monkeypatch):
     assert sentence in refusal(train_entry.main, *args, capsys=capsys)
 
 
+@pytest.mark.parametrize(
+    'option', ['lr', 'augments=[dict(type=Mixup,alpha=0.8)]', 'image_scale=(64,64']
+)
+def test_options_that_cannot_be_read_are_named(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train_entry.main([str(DETECTOR), '--cfg-options', 'lr=1e-4', option])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f'argument --cfg-options: {option!r} cannot be read: write KEY=VALUE' in line
+
+
+def test_options_that_do_not_fit_are_named(capsys):
+    line = refusal(
+        train_entry.main, DETECTOR, '--cfg-options', 'vis_backends.3.type=X', capsys=capsys
+    )
+    assert f'--cfg-options vis_backends.3.type do not fit {DETECTOR}: ' in line
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision works with a GPU')
 @pytest.mark.parametrize('option', ['--amp', '--cfg-options=optim_wrapper.type=AmpOptimWrapper'])
 def test_mixed_precision_without_gpu_is_refused(option, capsys):

@@ -8,8 +8,6 @@ without images. Data that are present are counted.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdmformer.analysis.schedule import (
     compute_schedule,
     format_schedule,
@@ -18,6 +16,7 @@ from mmdmformer.analysis.schedule import (
 )
 from mmdmformer.engine import runtime
 from mmdmformer.engine.batch_size import enable_auto_scale_lr
+from mmdmformer.engine.variables import CfgOptions
 
 
 def positive(text: str) -> int:
@@ -39,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate as training would'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as for tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='as for tools/train.py')
     return parser.parse_args()
 
 

@@ -7,10 +7,9 @@ Test the result with the same config and ``--cfg-options model.backbone.deploy=T
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdmformer.engine import runtime
 from mmdmformer.engine.deploy import fold_checkpoint
+from mmdmformer.engine.variables import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', help='file to write')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
     return parser.parse_args()
 
 
