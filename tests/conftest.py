@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import DefaultScope
 
 from mmdmformer.datasets import make_mini_data
 
 REPOSITORY = Path(__file__).parents[1]
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported, in whatever test that is
 THIRD_PARTY = (
     'torch.distributed.fsdp',
     'torchvision',

@@ -33,8 +33,8 @@ def test_refuses_in_one_sentence_and_obeys_force(tmp_path, capsys):
     arguments = ['--scale', '0.01', '--out', str(tmp_path / 'mini')]
     main(arguments)
     with pytest.raises(SystemExit) as caught:
-        main([*arguments, '--seed', '1'])
-    assert 'seed 0, not 1' in caught.value.code and '\n' not in caught.value.code
-    main([*arguments, '--seed', '1', '--force'])
-    main([*arguments, '--seed', '1'])
+        main([*arguments, '--seed', '2'])
+    assert 'seed 1, not 2' in caught.value.code and '\n' not in caught.value.code
+    main([*arguments, '--seed', '2', '--force'])
+    main([*arguments, '--seed', '2'])
     assert 'reusing' in capsys.readouterr().out
