@@ -1,9 +1,11 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """From the archives that ImageNet, COCO and ADE20K are published as to the folders configs read."""
 
+import argparse
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,35 @@ IMAGENET_VAL = 'ILSVRC2012_img_val.tar'
 IMAGENET_DEVKIT = 'ILSVRC2012_devkit_t12.tar.gz'
 COCO_ANNOTATIONS = 'annotations_trainval2017.zip'
 ADE20K_ARCHIVE = 'ADEChallengeData2016.zip'
+
+
+def run_converter(
+    description: str, names: str, prepare: Callable[[str, str], None], layout: Layout
+) -> None:
+    """Prepare a data set as the command line says.
+
+    Args:
+        description (str): What ``--help`` says first.
+        names (str): Names of the archives.
+        prepare (Callable): Takes the folder of the archives and the folder to write.
+        layout (Layout): What it makes.
+
+    Raises:
+        SystemExit: With code 1, after one sentence on stderr, if it cannot be done; with 130 if it
+            is interrupted.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('archives', help=f'folder that holds {names}')
+    parser.add_argument('--out', default=layout.root, help='folder to write (default: %(default)s)')
+    args = parser.parse_args()
+    try:
+        prepare(args.archives, args.out)
+    except (ArchiveError, ModuleNotFoundError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print('interrupted: run the same command again to go on.', file=sys.stderr)
+        sys.exit(130)
 
 
 def prepare_imagenet(
