@@ -1,7 +1,9 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Building a config's model outside of a runner."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
@@ -26,7 +28,9 @@ def build_model(cfg: Config) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def save_untrained(config: str | Path, path: str | Path) -> None:
+def save_untrained(
+    config: str | Path, path: str | Path, options: Mapping[str, Any] | None = None
+) -> None:
     """Save a model with initial weights, always the same ones, as a checkpoint.
 
     Testing it tells what training is worth.
@@ -34,8 +38,12 @@ def save_untrained(config: str | Path, path: str | Path) -> None:
     Args:
         config (str | Path): Config file.
         path (str | Path): Where to write the checkpoint.
+        options (Mapping[str, Any], optional): Settings of the config to
+            change, by their dotted names. Defaults to None.
     """
     set_random_seed(0)
-    model = build_model(Config.fromfile(config))
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(options or {}))
+    model = build_model(cfg)
     model.init_weights()
     save_checkpoint(dict(state_dict=model.state_dict()), str(path))

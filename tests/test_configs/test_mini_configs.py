@@ -40,9 +40,6 @@ MAY_DIFFER = {
         train_cfg\.(max_epochs|max_iters|val_interval)
         default_hooks\.(logger|checkpoint)\.interval
     """,
-    'norms of the heads, in UperNet': r"""
-        model\.(decode|auxiliary)_head\.norm_cfg.*
-    """,
     'batch': r"""
         batch_size|num_workers|loader\..*|auto_scale_lr\.base_batch_size
         (train|val|test)_dataloader\.(batch_size|num_workers|persistent_workers)
