@@ -138,7 +138,7 @@ def measure(
     Raises:
         KeyError: If a name is unknown.
     """
-    names = [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
+    names = _measurable(case, names)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = torch.rand(case.batch, 3, case.height, case.width, device=device)
     images = images.to(memory_format=layout)
@@ -159,8 +159,11 @@ def measure(
 
 def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:
     """How often :func:`measure` calls ``on_step``."""
-    kept = [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
-    return len(kept) * (repetitions + 1)
+    return len(_measurable(case, names)) * (repetitions + 1)
+
+
+def _measurable(case: Case, names: Iterable[str]) -> list[str]:
+    return [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
 
 
 def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], object]:

@@ -113,9 +113,8 @@ def dwconv_taps_weight_gradient(x: Tensor, grad: Tensor, offsets: Tensor) -> Ten
     """
     batch, channels, height, width = x.shape
     taps = len(offsets)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     splits = min(_MAX_SPLITS, batch * _num_tiles(height, width))
-    partial = x.new_empty(channels, taps, splits, dtype=dtype)
+    partial = x.new_empty(channels, taps, splits, dtype=_sum_dtype(x))
     _weight_gradient_kernel[taps, splits, channels](
         x, grad, offsets, partial, batch, height, width, *x.stride(), *grad.stride(),
         splits, NUM_TAPS=taps, ACC=_accumulator(x),
@@ -131,8 +130,7 @@ def _(x, weight, bias, offsets):
 
 @dwconv_taps_weight_gradient.register_fake
 def _(x, grad, offsets):
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty(x.shape[1], len(offsets), dtype=dtype)
+    return x.new_empty(x.shape[1], len(offsets), dtype=_sum_dtype(x))
 
 
 def _setup_context(ctx, inputs, output):
@@ -158,6 +156,10 @@ dwconv_taps.register_autograd(_backward, setup_context=_setup_context)
 
 def _num_tiles(height: int, width: int) -> int:
     return triton.cdiv(height, _BLOCK_H) * triton.cdiv(width, _BLOCK_W)
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _accumulator(x: Tensor) -> tl.dtype:
