@@ -29,6 +29,19 @@ EXPLANATION = (
 )
 
 
+def read_metafiles(root: Path) -> list[Path]:
+    """List the metafiles that the repository's ``model-index.yml`` imports, in its order.
+
+    Args:
+        root (Path): The repository.
+
+    Returns:
+        list[Path]: The files, one for each family of configs.
+    """
+    index = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))
+    return [root / name for name in index['Import']]
+
+
 def read_models(metafile: Path) -> list[dict]:
     """Read the entries of ``Models`` in a metafile."""
     return yaml.safe_load(metafile.read_text(encoding='utf-8'))['Models']

@@ -1,5 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The schedules of the recipes at their real length, against formulas and against real runs."""
+"""Computed schedules against real runs, and what they say of a config.
+
+tests/test_configs/test_schedules.py compares those of the recipes with formulas.
+"""
 
 import json
 import multiprocessing
@@ -28,51 +31,8 @@ CONFIGS = REPOSITORY / 'configs'
 TOOL = REPOSITORY / 'tools/analysis/schedule.py'
 CLASSIFIER = 'dmformer-s_8xb128_in1k'
 RETINANET = 'retinanet_dmformer-s_fpn_8xb2-1x_coco'
-MASK_RCNN = 'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco'
 SEMANTIC_FPN = 'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512'
 UPERNET = 'dmformer-s_upernet_8xb2-160k_ade20k-512x512'
-
-
-def classification(i):
-    """5 epochs up from 1e-6, then a cosine to 1e-5."""
-    warm_up, end = 5 * 1252, 300 * 1252
-    rising = 1e-6 + (1e-3 - 1e-6) * i / (warm_up - 1)
-    falling = 1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * (i - warm_up) / (end - warm_up))) / 2
-    return np.where(i < warm_up, rising, falling)
-
-
-def detection(i):
-    """500 iterations up from a thousandth, a tenth after epochs 8 and 11."""
-    warm_up = np.minimum(1, 1e-3 + (1 - 1e-3) * i / 499)
-    return 1e-4 * warm_up * 0.1 ** ((i >= 8 * 7330).astype(int) + (i >= 11 * 7330))
-
-
-def semantic_fpn(i):
-    return 2e-4 * (1 - i / 39_999) ** 0.9
-
-
-def upernet(i):
-    rising = 1e-6 + (1 - 1e-6) * i / 1499
-    falling = 1 - (i - 1500) / (160_000 - 1500 - 1)
-    return 6e-5 * np.where(i < 1500, rising, falling)
-
-
-# formula; images, batch, iterations in an epoch, iterations; weight decays; what happens when
-DETECTION = (117_266, 16, 7330, 87_960)
-DETECTION_EVENTS = {
-    1: 'start', 500: 'end of warm-up', 43_980: 'middle', 58_641: 'milestone', 80_631: 'milestone',
-    87_960: 'last',
-}  # fmt: skip
-RECIPES = {
-    CLASSIFIER: (classification, (1_281_167, 1024, 1252, 375_600), {0.05, 0.0},
-                 {1: 'start', 6260: 'end of warm-up', 187_800: 'middle', 375_600: 'last'}),
-    RETINANET: (detection, DETECTION, {1e-4}, DETECTION_EVENTS),
-    MASK_RCNN: (detection, DETECTION, {1e-4}, DETECTION_EVENTS),
-    SEMANTIC_FPN: (semantic_fpn, (20_210, 16, 20_210 / 16, 40_000), {1e-4},
-                   {1: 'start', 20_000: 'middle', 40_000: 'last'}),
-    UPERNET: (upernet, (20_210, 16, 20_210 / 16, 160_000), {0.01, 0.0},
-              {1: 'start', 1500: 'end of warm-up', 80_000: 'middle', 160_000: 'last'}),
-}  # fmt: skip
 
 
 def production(name, **variables):
@@ -82,27 +42,6 @@ def production(name, **variables):
 @pytest.fixture
 def without_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize('name', RECIPES)
-def test_recipe_in_every_iteration_of_its_real_length(name, without_data):
-    formula, totals, decays, events = RECIPES[name]
-    cfg = production(name)
-    schedule = compute_schedule(cfg, gpus=8, quiet=True)
-    found = (
-        schedule.images, schedule.batch_size, schedule.epoch_length, schedule.num_iterations
-    )  # fmt: skip
-    assert found == totals
-    assert schedule.events == events
-    assert schedule.note is None
-    expected = formula(np.arange(schedule.num_iterations))
-    for rates in schedule.values['learning rate']:
-        np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-9 * cfg.lr)
-    assert (schedule.values['momentum'] == 0.9).all()
-    starts = schedule.values['weight decay'][:, 0]
-    assert set(starts) == decays and len(starts) == len(decays)
-    assert (schedule.values['weight decay'] == starts[:, None]).all()
-    assert {group.settings['betas'] for group in schedule.groups} == {(0.9, 0.999)}
 
 
 def test_groups_hold_every_parameter_once(without_data):

@@ -6,11 +6,11 @@ Random seeds are fixed; bounds are four standard errors of what is measured.
 
 from collections import Counter
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from families import CONFIGS, MAIN, name_of
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, init_default_scope
 from mmengine.runner import set_random_seed
@@ -18,12 +18,14 @@ from scipy.stats import chisquare, kstest, norm, truncnorm
 
 from mmdmformer.engine.model import build_model
 
-CONFIGS = Path(__file__).parents[2] / 'configs/dmformer'
-CLASSIFIER = 'dmformer-s_8xb128_in1k'
-DETECTORS = ('retinanet_dmformer-s_fpn_8xb2-1x_coco', 'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco')
+CLASSIFIER = 'dmformer/dmformer-s_8xb128_in1k'
+DETECTORS = (
+    'dmformer/retinanet_dmformer-s_fpn_8xb2-1x_coco',
+    'dmformer/mask-rcnn_dmformer-s_fpn_8xb2-1x_coco',
+)
 SEGMENTORS = (
-    'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512',
-    'dmformer-s_upernet_8xb2-160k_ade20k-512x512',
+    'dmformer/dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512',
+    'dmformer/dmformer-s_upernet_8xb2-160k_ade20k-512x512',
 )
 # timm's increasing policies: the argument of each at magnitudes 0 and 10
 RAND_AUGMENT = {
@@ -62,6 +64,18 @@ def assert_share(hits, probability):
     """That a share of successes has a probability."""
     error = sqrt(probability * (1 - probability) / len(hits))
     assert abs(np.mean(hits) - probability) < 4 * error
+
+
+def pipelines(path):
+    """The steps of training and of testing."""
+    cfg = Config.fromfile(path)
+    return [cfg[f'{split}_dataloader'].dataset.pipeline for split in ('train', 'test')]
+
+
+@pytest.mark.parametrize('path', MAIN, ids=name_of)
+def test_every_recipe_has_the_pipelines_of_one_that_is_measured_here(path):
+    measured = [CLASSIFIER, *DETECTORS, *SEGMENTORS]
+    assert pipelines(path) in [pipelines(CONFIGS / f'{name}.py') for name in measured]
 
 
 class TestRandAugment:

@@ -1,31 +1,33 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Every config file: it parses, survives a round trip, is short, and names no machine's folders."""
 
-import ast
-import re
 from pathlib import Path
 
 import pytest
+from families import (
+    CONFIGS,
+    FAMILIES,
+    FILES,
+    MINI,
+    VARIANTS,
+    bases_of,
+    family_of,
+    is_production,
+    main_leaf_of,
+    name_of,
+    network_of,
+    recipe_of,
+)
 from mmengine.config import Config
 
 from mmdmformer.engine.variables import read_config
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-FILES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 DATA_ROOTS = {
     'mmpretrain': 'data/imagenet',
     'mmdet': 'data/coco',
     'mmseg': 'data/ade/ADEChallengeData2016',
 }
 
-S_CONFIGS = (
-    'dmformer-s_8xb128_in1k',
-    'retinanet_dmformer-s_fpn_8xb2-1x_coco',
-    'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco',
-    'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512',
-    'dmformer-s_upernet_8xb2-160k_ade20k-512x512',
-)
-VARIANTS = [path for path in FILES if path.parent.name != 'mini' and path.stem not in S_CONFIGS]
 # What people change on the command line.
 CHANGED = dict(
     data_root='elsewhere',
@@ -36,18 +38,8 @@ CHANGED = dict(
     lr=7e-4,
 )
 
-each_config = pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-
-
-def bases_of(path):
-    """The files that a config inherits."""
-    (statement,) = [
-        node
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_'
-    ]
-    bases = ast.literal_eval(statement.value)
-    return [bases] if isinstance(bases, str) else bases
+each_config = pytest.mark.parametrize('path', FILES, ids=name_of)
+each_variant = pytest.mark.parametrize('path', VARIANTS, ids=name_of)
 
 
 def strings(node):
@@ -70,50 +62,42 @@ def types(node):
     return found + [name for child in node for name in types(child)]
 
 
-def test_every_experiment_has_a_config():
-    ablations = ('s-r1', 's-single-7x7', 's-no-dilation', 's-no-residual', 's-no-gate')
-    recipes = {
-        'dmformer-{}_8xb128_in1k': ('s', 'l', *ablations),
-        'retinanet_dmformer-{}_fpn_8xb2-1x_coco': ('s', 'l', *ablations),
-        'mask-rcnn_dmformer-{}_fpn_8xb2-1x_coco': ('s', 'l'),
-        'dmformer-{}_sem-fpn_8xb2-40k_ade20k-512x512': ('s', 'l', *ablations),
-        'dmformer-{}_upernet_8xb2-160k_ade20k-512x512': ('s', 'l'),
-        'retinanet_dmformer-{}_fpn_8xb2-layer-decay-1x_coco': ('s',),
-        'dmformer-{}_upernet_8xb2-layer-decay-160k_ade20k-512x512': ('s',),
-    }
-    expected = {name.format(variant) for name, variants in recipes.items() for variant in variants}
-    assert {path.stem for path in (CONFIGS / 'dmformer').glob('*.py')} == expected
+def test_the_families_are_all_there_are():
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert folders - {'_base_', 'mini'} == set(FAMILIES)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_every_experiment_has_a_config(name):
+    experiments = FAMILIES[name].experiments
+    expected = {stem.format(gap) for stem, gaps in experiments.items() for gap in gaps}
+    assert {path.stem for path in (CONFIGS / name).glob('*.py')} == expected
 
 
 def test_there_is_a_mini_leaf_of_each_recipe():
-    bases = [Path(base).stem for path in (CONFIGS / 'mini').glob('*.py') for base in bases_of(path)]
-    assert set(S_CONFIGS) <= set(bases)
+    inherited = [base for path in MINI for base in bases_of(path)]
+    assert set(inherited) == {
+        CONFIGS / name / f'{stem}.py'
+        for name, family in FAMILIES.items()
+        for stem in family.with_mini_leaf
+    }
+    assert all(family.with_mini_leaf <= set(family.recipes) for family in FAMILIES.values())
 
 
-@pytest.mark.parametrize('path', VARIANTS, ids=lambda path: path.stem)
+@each_variant
 def test_variant_is_a_few_lines_over_its_sibling(path):
-    family, variant, *rest = re.split(r'(dmformer-[^_]*)', path.stem)
-    sibling = f'{family}dmformer-s{"".join(rest)}'.replace('-layer-decay', '')
-    assert variant.startswith('dmformer-') and bases_of(path) == [f'{sibling}.py']
+    main = main_leaf_of(path)
+    assert bases_of(path) == [main]
+    recipe = path.stem.replace(network_of(path), '').replace('-layer-decay', '')
+    assert recipe == main.stem.replace(network_of(main), '')
     assert len(path.read_text().splitlines()) <= 16
 
 
-@pytest.mark.parametrize('path', VARIANTS, ids=lambda path: path.stem)
+@each_variant
 def test_variant_changes_its_backbone_or_its_layer_decay_alone(path):
-    cfg = Config.fromfile(path)
-    sibling = Config.fromfile(path.parent / bases_of(path)[0])
-    backbone = cfg.model.backbone
-    network = (
-        {'arch'},
-        {'arch', 'expand_ratio'},
-        {'kernel_sizes', 'dilations'},
-        {'dilations'},
-        {'residual'},
-        {'arch', 'gate'},
-    )
-    changed = {
-        key for key, value in backbone.items() if value != sibling.model.backbone.get(key, None)
-    }
+    cfg, sibling = Config.fromfile(path), Config.fromfile(main_leaf_of(path))
+    theirs = sibling.model.backbone
+    changed = {key for key, value in cfg.model.backbone.items() if value != theirs.get(key, None)}
     if 'layer-decay' in path.stem:
         assert changed == set()
         settings = cfg.optim_wrapper
@@ -122,7 +106,9 @@ def test_variant_changes_its_backbone_or_its_layer_decay_alone(path):
         if not settings.paramwise_cfg and 'paramwise_cfg' not in sibling.optim_wrapper:
             settings.pop('paramwise_cfg')
     else:
-        assert changed in network
+        assert changed in family_of(path).variants
+        if 'drop_path_rate' in changed:
+            cfg.drop_path_rate = sibling.drop_path_rate  # the variable that the backbone takes
         cfg.model.backbone = sibling.model.backbone
     assert cfg.to_dict() == sibling.to_dict()
 
@@ -139,7 +125,7 @@ def test_paths_are_relative_and_the_data_are_where_the_toolboxes_expect_them(pat
     cfg = Config.fromfile(path)
     assert not [text for text in strings(cfg.to_dict()) if text.startswith(('/', '~'))]
     root = DATA_ROOTS[cfg.default_scope]
-    if path.parent.name == 'mini':
+    if not is_production(path):
         root = root.replace('data/', 'data/mini/')
     for split in ('train', 'val', 'test'):
         assert cfg[f'{split}_dataloader'].dataset.data_root == root == cfg.data_root
@@ -165,13 +151,16 @@ def test_images_are_normalised_as_in_pretraining(path):
 @each_config
 @pytest.mark.parametrize('variables', [{}, CHANGED], ids=['own', 'changed'])
 def test_variables_reach_the_places_where_they_act(path, variables):
+    if recipe_of(path).drop_path_rate is None:
+        assert 'drop_path_rate' not in Config.fromfile(path)
+        variables = {key: value for key, value in variables.items() if key != 'drop_path_rate'}
     cfg = read_config(path, variables)
     assert variables.items() <= cfg.to_dict().items()
     assert cfg.train_dataloader.batch_size == cfg.batch_size
     for split in ('train', 'val', 'test'):
         assert cfg[f'{split}_dataloader'].num_workers == cfg.num_workers
     assert cfg.model.backbone.init_cfg == dict(type='CheckedPretrained', checkpoint=cfg.pretrained)
-    assert cfg.model.backbone.drop_path_rate == cfg.drop_path_rate
+    assert cfg.model.backbone.get('drop_path_rate') == cfg.get('drop_path_rate')
     assert cfg.optim_wrapper.optimizer.lr == cfg.lr
     assert cfg.train_cfg.get('max_epochs', cfg.get('max_iters')) == cfg.get(
         'max_epochs', cfg.train_cfg.get('max_iters')

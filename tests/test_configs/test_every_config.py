@@ -2,10 +2,22 @@
 """Every config's model: its size, initial weights, weight decay, and a step on its own pipeline."""
 
 import logging
-from pathlib import Path
+import re
 
 import pytest
 import torch
+from families import (
+    FAMILIES,
+    FILES,
+    PRODUCTION,
+    bases_of,
+    family_of,
+    is_production,
+    main_leaf_of,
+    name_of,
+    network_of,
+    recipe_of,
+)
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
@@ -16,40 +28,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmdmformer.datasets import CLASSES
 from mmdmformer.engine.model import build_model
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-FILES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
-NANO = 859_824  # the backbone of every mini leaf
-PARAMETERS = {
-    # published, or following from what is published
-    'dmformer-s_8xb128_in1k': 26_660_392,
-    'dmformer-l_8xb128_in1k': 44_983_464,
-    'dmformer-s-r1_8xb128_in1k': 26_947_240,
-    'dmformer-s-single-7x7_8xb128_in1k': 26_181_160,
-    'dmformer-s-no-dilation_8xb128_in1k': 26_660_392,
-    'dmformer-s-no-residual_8xb128_in1k': 26_660_392,
-    'dmformer-s-no-gate_8xb128_in1k': 26_169_640,
-    'retinanet_dmformer-s_fpn_8xb2-1x_coco': 36_397_364,
-    'retinanet_dmformer-l_fpn_8xb2-1x_coco': 54_720_436,
-    'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco': 46_314_800,
-    'mask-rcnn_dmformer-l_fpn_8xb2-1x_coco': 64_637_872,
-    'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512': 30_414_038,
-    'dmformer-s_upernet_8xb2-160k_ade20k-512x512': 56_635_244,
-    # computed
-    'retinanet_dmformer-s-r1_fpn_8xb2-1x_coco': 36_684_212,
-    'retinanet_dmformer-s-single-7x7_fpn_8xb2-1x_coco': 35_918_132,
-    'retinanet_dmformer-s-no-dilation_fpn_8xb2-1x_coco': 36_397_364,
-    'retinanet_dmformer-s-no-residual_fpn_8xb2-1x_coco': 36_397_364,
-    'retinanet_dmformer-s-no-gate_fpn_8xb2-1x_coco': 35_906_612,
-    'retinanet_dmformer-s_fpn_8xb2-layer-decay-1x_coco': 36_397_364,
-    'dmformer-l_sem-fpn_8xb2-40k_ade20k-512x512': 48_737_110,
-    'dmformer-s-r1_sem-fpn_8xb2-40k_ade20k-512x512': 30_700_886,
-    'dmformer-s-single-7x7_sem-fpn_8xb2-40k_ade20k-512x512': 29_934_806,
-    'dmformer-s-no-dilation_sem-fpn_8xb2-40k_ade20k-512x512': 30_414_038,
-    'dmformer-s-no-residual_sem-fpn_8xb2-40k_ade20k-512x512': 30_414_038,
-    'dmformer-s-no-gate_sem-fpn_8xb2-40k_ade20k-512x512': 29_923_286,
-    'dmformer-l_upernet_8xb2-160k_ade20k-512x512': 74_958_316,
-    'dmformer-s_upernet_8xb2-layer-decay-160k_ade20k-512x512': 56_635_244,
-}
 DATA = {'mmpretrain': 'imagenet', 'mmdet': 'coco', 'mmseg': 'ade/ADEChallengeData2016'}
 SMALL = {
     'RandomResizedCrop': dict(scale=64),
@@ -57,10 +35,10 @@ SMALL = {
     'RandomResize': dict(scale=(256, 64)),
     'RandomCrop': dict(crop_size=(64, 64)),
 }
-SCRATCH = 'DMFormer trains from scratch: no pretrained checkpoint is given.'
+SCRATCH = '{} trains from scratch: no pretrained checkpoint is given.'
 
 
-@pytest.fixture(scope='module', params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(scope='module', params=FILES, ids=name_of)
 def path(request):
     return request.param
 
@@ -88,33 +66,36 @@ def initial_log(model):
     return messages
 
 
-def is_production(path):
-    return path.parent.name != 'mini'
-
-
 def test_production_configs_are_those_whose_size_is_known():
-    assert {path.stem for path in FILES if is_production(path)} == set(PARAMETERS)
+    for name, family in FAMILIES.items():
+        assert {p.stem for p in PRODUCTION if p.parent.name == name} == set(family.parameters)
 
 
-def test_size(path, model):
+def test_size(path, cfg, model):
     size = sum(parameter.numel() for parameter in model.parameters())
+    family = family_of(path)
     if is_production(path):
-        assert size == PARAMETERS[path.stem]
+        assert size == family.parameters[path.stem]
     else:
-        assert sum(parameter.numel() for parameter in model.backbone.parameters()) == NANO
+        backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
+        assert backbone == family.nano[cfg.model.backbone.type]
         assert size < 2e6
 
 
-@pytest.mark.parametrize('name', PARAMETERS)
-def test_sizes_differ_as_the_backbones_of_the_published_classifiers_do(name):
-    task, _, variant = name.partition('dmformer-')
-    variant, _, recipe = variant.partition('_')
-    of_s = f'{task}dmformer-s_{recipe}'
-    of_task = PARAMETERS[name] - PARAMETERS[of_s]
-    of_classifier = (
-        PARAMETERS[f'dmformer-{variant}_8xb128_in1k'] - PARAMETERS['dmformer-s_8xb128_in1k']
+def classifier_of(path):
+    """The ImageNet config of a leaf's network."""
+    network = network_of(path)
+    (name,) = (
+        n for n in family_of(path).parameters if n.startswith(f'{network}_8') and 'in1k' in n
     )
-    assert of_task == of_classifier
+    return name
+
+
+@pytest.mark.parametrize('path', PRODUCTION, ids=name_of)
+def test_sizes_differ_as_the_backbones_of_the_classifiers_do(path):
+    sizes, main = family_of(path).parameters, main_leaf_of(path)
+    of_task = sizes[path.stem] - sizes[main.stem]
+    assert of_task == sizes[classifier_of(path)] - sizes[classifier_of(main)]
 
 
 def norms(model):
@@ -127,20 +108,13 @@ def norms(model):
     }
 
 
-def spared_from_decay(cfg, model):
+def spared_from_decay(recipe, model):
     """Names of the parameters that the recipe gives no weight decay."""
-    if cfg.model.type == 'ImageClassifier':
-        return norms(model) | {
-            name
-            for name, _ in model.named_parameters()
-            if name.endswith('.bias') or '.layer_scale_' in name
-        }
-    if cfg.model.get('decode_head', {}).get('type') == 'UPerHead':
-        return norms(model)
-    return set()
+    names = {name for name, _ in model.named_parameters() if re.fullmatch(recipe.spared, name)}
+    return names | norms(model) if recipe.spares_norms else names
 
 
-def test_learning_rate_and_weight_decay_of_every_parameter(cfg, model):
+def test_learning_rate_and_weight_decay_of_every_parameter(path, cfg, model):
     init_default_scope(cfg.default_scope)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -148,9 +122,9 @@ def test_learning_rate_and_weight_decay_of_every_parameter(cfg, model):
         names[parameter]: group for group in optimizer.param_groups for parameter in group['params']
     }
     assert groups.keys() == set(names.values())
-    assert {'backbone.stages.3.norm.weight', 'backbone.stem.1.bias'} <= norms(model)
+    assert family_of(path).norms[cfg.model.backbone.type] <= norms(model)
     undecayed = {name for name, group in groups.items() if group['weight_decay'] == 0}
-    assert undecayed == spared_from_decay(cfg, model)
+    assert undecayed == spared_from_decay(recipe_of(path), model)
     assert {group['weight_decay'] for group in groups.values()} - {0} == {
         cfg.optim_wrapper.optimizer.weight_decay
     }
@@ -162,17 +136,19 @@ def test_learning_rate_and_weight_decay_of_every_parameter(cfg, model):
 
 def test_the_log_says_once_that_training_starts_from_scratch(cfg, initial_log):
     assert cfg.pretrained is None
-    assert [line for line in initial_log if 'scratch' in line] == [SCRATCH]
+    assert [line for line in initial_log if 'scratch' in line] == [
+        SCRATCH.format(cfg.model.backbone.type)
+    ]
 
 
-def read_small_images(cfg, data_root):
+def read_small_images(cfg, data_root, shrink):
     """A batch of two small images through the steps of a config's training pipeline."""
     loader = Config(cfg.train_dataloader.to_dict())
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     loader.dataset.data_root = str(data_root / DATA[cfg.default_scope])
     if cfg.default_scope != 'mmseg':
         loader.dataset.metainfo = dict(classes=CLASSES)
-    if cfg.model.backbone.arch != 'nano':
+    if shrink:
         for step in loader.dataset.pipeline:
             step.update(SMALL.get(step.type, {}))
     init_default_scope(cfg.default_scope)
@@ -181,9 +157,11 @@ def read_small_images(cfg, data_root):
 
 
 def test_a_step_on_the_pipelines_own_images_reaches_every_parameter(
-    cfg, model, initial_log, mini_data
+    path, cfg, model, initial_log, mini_data
 ):
-    batch = read_small_images(cfg, mini_data)
+    if path.stem in family_of(path).deeper:
+        pytest.skip(f'it repeats the blocks of {bases_of(path)[0].stem} more often')
+    batch = read_small_images(cfg, mini_data, shrink=is_production(path))
     if cfg.default_scope == 'mmseg':
         model.data_preprocessor.size = batch['inputs'][0].shape[-2:]
     batch = model.train().data_preprocessor(batch, training=True)

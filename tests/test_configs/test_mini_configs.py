@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import CONFIGS, MINI, bases_of, name_of
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
 from mmdmformer.datasets import CLASSES, SEG_CLASSES
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-FILES = sorted((CONFIGS / 'mini').glob('*.py'))
-AUGMENTED = [path for path in FILES if not path.stem.startswith('mask-rcnn')]
+AUGMENTED = [path for path in MINI if not path.stem.startswith('mask-rcnn')]
 STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
 MAY_DIFFER = {
     'data': rf"""
@@ -46,7 +45,7 @@ MAY_DIFFER = {
     """,
 }
 
-each_leaf = pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+each_leaf = pytest.mark.parametrize('path', MINI, ids=name_of)
 
 
 def flatten(node, path=''):
@@ -66,7 +65,8 @@ def flatten(node, path=''):
 @each_leaf
 def test_leaf_changes_data_width_length_and_batch_alone(path):
     cfg = Config.fromfile(path)
-    parent = Config.fromfile(path.parent / re.search(r"_base_ = '(.*)'", path.read_text()).group(1))
+    (base,) = bases_of(path)
+    parent = Config.fromfile(base)
     ours, theirs = flatten(cfg.to_dict()), flatten(parent.to_dict())
     missing = object()
     changed = {
@@ -138,7 +138,7 @@ def test_leaf_trains_every_parameter_and_validates(path, short_config):
     assert len(list(Path(cfg.work_dir).glob(f'best_{best}*.pth'))) == 1
 
 
-@pytest.mark.parametrize('path', AUGMENTED, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', AUGMENTED, ids=name_of)
 def test_leaf_tests_with_augmentation(path, short_config):
     cfg = short_config(path)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

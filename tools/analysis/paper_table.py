@@ -1,7 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Print the paper's sizes beside ours, and write the tables of the README files.
 
-The sizes in configs/*/metafile.yml are compared with models built from the configs.
+The sizes in the metafiles that model-index.yml lists are compared with models built from the
+configs. The README in the root shows the first of them.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from mmdmformer.analysis.paper_table import (
     is_printed,
     make_markdown,
     make_text,
+    read_metafiles,
     read_models,
     update_readme,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ['configs/dmformer']
 
 
 def main() -> None:
@@ -29,14 +30,16 @@ def main() -> None:
     parser.add_argument('--check', action='store_true', help='change nothing; fail on a difference')
     args = parser.parse_args()
     MMLogger.get_instance('paper-table', log_level=logging.ERROR)
-    errors, printed = [], []
-    for family in FAMILIES:
-        models = read_models(ROOT / family / 'metafile.yml')
+    errors = []
+    metafiles = read_metafiles(ROOT)
+    for metafile in metafiles:
+        models = read_models(metafile)
         errors += check_sizes(models, ROOT)
         print(make_text(models))
-        readme = ROOT / family / 'README.md'
-        errors += update_readme(readme, make_markdown(models, family), args.check)
-        printed += filter(is_printed, models)
+        folder = metafile.parent
+        table = make_markdown(models, str(folder.relative_to(ROOT)))
+        errors += update_readme(folder / 'README.md', table, args.check)
+    printed = [entry for entry in read_models(metafiles[0]) if is_printed(entry)]
     errors += update_readme(ROOT / 'README.md', make_markdown(printed, '.'), args.check)
     sys.exit('\n'.join(errors) or 0)
 

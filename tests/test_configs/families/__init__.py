@@ -1,0 +1,67 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""The families of configs: one file here for each folder in configs/, and how leaves inherit."""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+
+from .family import Family, Recipe
+
+CONFIGS = Path(__file__).parents[3] / 'configs'
+FAMILIES: dict[str, Family] = {
+    path.stem: import_module(f'.{path.stem}', __name__).FAMILY
+    for path in sorted(Path(__file__).parent.glob('*.py'))
+    if path.stem not in ('__init__', 'courses', 'family')
+}
+PRODUCTION = sorted(path for name in FAMILIES for path in (CONFIGS / name).glob('*.py'))
+MINI = sorted((CONFIGS / 'mini').glob('*.py'))
+FILES = PRODUCTION + MINI
+MAIN = [path for path in PRODUCTION if path.stem in FAMILIES[path.parent.name].recipes]
+VARIANTS = [path for path in PRODUCTION if path not in MAIN]
+
+
+def bases_of(path: Path) -> list[Path]:
+    """The files that a config inherits."""
+    (statement,) = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_'
+    ]
+    bases = ast.literal_eval(statement.value)
+    return [
+        (path.parent / base).resolve() for base in ([bases] if isinstance(bases, str) else bases)
+    ]
+
+
+def is_production(path: Path) -> bool:
+    """Whether a leaf is on the real data."""
+    return path.parent.name != 'mini'
+
+
+def main_leaf_of(path: Path) -> Path:
+    """The main leaf that a variant or a mini leaf inherits, or the main leaf itself."""
+    while path not in MAIN:
+        (path,) = bases_of(path)
+    return path
+
+
+def family_of(path: Path) -> Family:
+    """The family of a leaf."""
+    return FAMILIES[main_leaf_of(path).parent.name]
+
+
+def recipe_of(path: Path) -> Recipe:
+    """The recipe of a leaf."""
+    return family_of(path).recipes[main_leaf_of(path).stem]
+
+
+def network_of(path: Path) -> str:
+    """The name of a leaf's network, which is what its ImageNet config begins with."""
+    networks = {stem.split('_')[0] for stem in family_of(path).parameters if 'in1k' in stem}
+    (network,) = networks & set(path.stem.split('_'))
+    return network
+
+
+def name_of(path: Path) -> str:
+    """The test id of a leaf."""
+    return path.stem

@@ -1,0 +1,68 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""What the tests know about a family of configs, written down apart from the configs."""
+
+from dataclasses import dataclass, field
+
+from .courses import Course
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a main leaf must hold. Its variants and its mini leaf inherit it.
+
+    Attributes:
+        optimizer (dict): The optimiser with its settings, as the config names them.
+        batch (int): Images in a step on 8 GPUs.
+        length (dict): ``max_epochs`` or ``max_iters``.
+        course (Course): The learning rate.
+        arch (str): Architecture of the backbone.
+        drop_path_rate (float | None): Stochastic depth; None if the network has none.
+        spares_norms (bool): Whether parameters of norm layers have no weight decay.
+        spared (str): Matches the names of the other parameters without weight decay.
+        clip_grad (dict | None): Clipping of gradients.
+        augmentation (str): ``'strong'`` is that of the 300-epoch recipes, ``'plain'`` crops and
+            mirrors; for classifiers.
+        repeated_augmentation (bool): Whether a batch holds an image several times.
+        ema (bool): Whether an exponential moving average of the weights is kept.
+    """
+
+    optimizer: dict
+    batch: int
+    length: dict
+    course: Course
+    arch: str
+    drop_path_rate: float | None
+    spares_norms: bool = False
+    spared: str = '(?!)'
+    clip_grad: dict | None = None
+    augmentation: str = 'strong'
+    repeated_augmentation: bool = False
+    ema: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A folder of configs.
+
+    Attributes:
+        experiments (dict[str, tuple[str, ...]]): Names of the leaves with a gap ``{}``, and what
+            fills it.
+        parameters (dict[str, int]): Number of parameters of each leaf.
+        recipes (dict[str, Recipe]): The main leaves. All others are variants of one of them.
+        variants (tuple[set[str], ...]): Settings of the backbone that a variant may change
+            together.
+        nano (dict[str, int]): Number of parameters of the nano backbone of each type.
+        norms (dict[str, set[str]]): Some parameters of norm layers of each type of backbone.
+        with_mini_leaf (set[str]): Main leaves of which there is one on the built-in data.
+        deeper (set[str]): Leaves that only repeat the blocks of their sibling more often, so that
+            a step of training would show nothing new.
+    """
+
+    experiments: dict[str, tuple[str, ...]]
+    parameters: dict[str, int]
+    recipes: dict[str, Recipe]
+    variants: tuple[set[str], ...]
+    nano: dict[str, int]
+    norms: dict[str, set[str]]
+    with_mini_leaf: set[str]
+    deeper: set[str] = field(default_factory=set)
