@@ -1,0 +1,394 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Self-attention as dynamic convolution: other activations, depth-wise kernels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = ('softmax', 'none', 'scaling', 'scaling_relu', 'ln', 'ln_relu')
+KERNELS = ('standard', 'depthwise')
+POSITIONS = ('none', 'relative')
+
+# Above this number of tokens the relative positions' product goes through Fourier transforms.
+MAX_DENSE_TOKENS = 1024
+
+
+class DynamicAttention(nn.Module):
+    """Multi-head self-attention in a window, as two dynamic convolutions.
+
+    Keys and values are banks of convolution kernels made from the tokens. With
+    S = Q K^T of a head of d channels and B its relative positions, the head's
+    output is
+
+    - ``softmax``: softmax(S / sqrt(d) + B) V,
+    - ``none``: (S + B) V,
+    - ``scaling``: (S / d + B) V,
+    - ``scaling_relu``: relu(S / d + B) V,
+    - ``ln``: LN(S / sqrt(d) + B) V, normalised over the keys,
+    - ``ln_relu``: relu(LN(S / sqrt(d) + B)) V.
+
+    Without a non-linearity, (S / d + B) V = Q (K^T V) / d + B V, which is how
+    ``none`` and ``scaling`` are computed where it is cheaper.
+
+    With ``kernel='depthwise'`` there are no values, and token i gives
+    q_i * (mean_j k_j + sum_j B_ij k_j), element by element.
+
+    The window may be the whole grid of a plain vision transformer; tokens in
+    front of the grid's (a class token) have no relative positions. Neither the
+    depth-wise nor the rearranged form ever holds an N x N tensor of a large
+    grid.
+
+    Source: `Interpret Vision Transformers as ConvNets with Dynamic
+    Convolutions <https://arxiv.org/abs/2309.10713>`_, equations 3 to 5. The
+    projections have the names of mmpretrain's attention modules.
+
+    Args:
+        embed_dims (int): Number of channels C.
+        num_heads (int): Number of heads.
+        window_size (tuple[int, int]): Height and width of the window, in
+            tokens, that the table of relative positions is for.
+        activation (str): One of the above. Defaults to 'softmax'.
+        kernel (str): ``'standard'`` or ``'depthwise'``, which has no
+            activation (``'none'``). Defaults to 'standard'.
+        position (str): ``'relative'`` or ``'none'``. Defaults to 'relative'.
+        qkv_bias (bool): Whether queries, keys and values have a bias.
+            Defaults to True.
+        qk_scale (float, optional): Factor of S in place of the above.
+            Defaults to None.
+        rel_on_values (bool): Whether B is added after the activation, not
+            before. Defaults to False.
+        rel_per_channel (bool): Whether each channel, not each head, has its
+            own relative positions; for depth-wise kernels. Defaults to False.
+        ln_affine (bool): Whether ``ln`` and ``ln_relu`` learn a scale and a
+            shift for each key, which fixes the number of keys.
+            Defaults to True.
+        num_extra_tokens (int): Tokens in front of the window's.
+            Defaults to 0.
+
+    Raises:
+        ValueError: If an argument is unknown, or does not go with another.
+
+    Examples:
+        >>> import torch
+        >>> from mmdmformer.mixers import DynamicAttention
+        >>> mixer = DynamicAttention(64, 2, (7, 7), activation='scaling')
+        >>> mixer(torch.rand(8, 49, 64)).shape
+        torch.Size([8, 49, 64])
+        >>> mixer(torch.rand(1, 140, 64), window_size=(10, 14)).shape
+        torch.Size([1, 140, 64])
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: tuple[int, int],
+        activation: str = 'softmax',
+        kernel: str = 'standard',
+        position: str = 'relative',
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        rel_on_values: bool = False,
+        rel_per_channel: bool = False,
+        ln_affine: bool = True,
+        num_extra_tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_choice('activation', activation, ACTIVATIONS)
+        _check_choice('kernel', kernel, KERNELS)
+        _check_choice('position', position, POSITIONS)
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims={embed_dims} must be a multiple of num_heads={num_heads}.'
+            )
+        depthwise = kernel == 'depthwise'
+        if depthwise and (activation != 'none' or qk_scale is not None):
+            raise ValueError(
+                f'activation={activation!r} and qk_scale={qk_scale} do not go with kernel='
+                "'depthwise', which compares no query with a key: set activation='none' and leave "
+                'qk_scale out.'
+            )
+        if rel_per_channel and not (depthwise and position == 'relative'):
+            raise ValueError(
+                "rel_per_channel=True needs kernel='depthwise' and position='relative', not "
+                f'{kernel!r} and {position!r}.'
+            )
+        self.num_heads = num_heads
+        self.window_size = tuple(window_size)
+        self.activation = activation
+        self.depthwise = depthwise
+        self.rel_on_values = rel_on_values
+        self.num_extra_tokens = num_extra_tokens
+        self.head_dims = embed_dims // num_heads
+        self.scale = qk_scale if qk_scale is not None else self._default_scale()
+
+        height, width = self.window_size
+        if position == 'relative':
+            columns = embed_dims if rel_per_channel else num_heads
+            table = torch.empty((2 * height - 1) * (2 * width - 1), columns)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        else:
+            self.relative_position_bias_table = None
+        if depthwise:
+            self.qk = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+        else:
+            self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        normalises = activation.startswith('ln')
+        num_keys = height * width + num_extra_tokens
+        self.map_norm = nn.LayerNorm(num_keys) if normalises and ln_affine else None
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self._register_load_state_dict_pre_hook(self._adapt_weights)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, window_size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Mix the tokens of each window.
+
+        Args:
+            x (Tensor): Tokens of shape (B * num_windows, N, C); the windows of
+                an image follow each other.
+            mask (Tensor, optional): What separates the regions of a shifted
+                window, of shape (num_windows, N, N): 0 within a region, and
+                a large negative number elsewhere. Defaults to None.
+            window_size (tuple[int, int], optional): Height and width of these
+                windows, if they are not those of the table, which is then
+                interpolated. Defaults to None.
+
+        Returns:
+            Tensor: Tokens of the shape of ``x``.
+
+        Raises:
+            ValueError: If the number of tokens does not fit.
+        """
+        size = self.window_size if window_size is None else window_size
+        if not torch.jit.is_tracing():
+            self._check_num_tokens(x.shape[1], size)
+        if self.depthwise:
+            q, k = self._split_heads(self.qk(x), 2)
+            y = q * self._depthwise_kernel(k, mask, size)
+        else:
+            q, k, v = self._split_heads(self.qkv(x), 3)
+            mix = self._mix_linear if self._is_linear_cheaper(x.shape[1], mask) else self._mix_dense
+            y = mix(q, k, v, mask, size)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+    def relative_bias(self, window_size: tuple[int, int] | None = None) -> Tensor | None:
+        """Build the matrix B of relative positions.
+
+        Args:
+            window_size (tuple[int, int], optional): Height h and width w of the
+                window. Defaults to None, the one of the table.
+
+        Returns:
+            Tensor: Of shape (heads, h * w, h * w), or (heads, d, h * w, h * w)
+            with ``rel_per_channel``; None without relative positions.
+        """
+        if self.relative_position_bias_table is None:
+            return None
+        size = self.window_size if window_size is None else window_size
+        return toeplitz_matrix(self._table(size), size).squeeze(1)
+
+    def _default_scale(self) -> float:
+        if self.activation == 'none':
+            return 1.0
+        return 1 / self.head_dims if 'scaling' in self.activation else self.head_dims**-0.5
+
+    def _check_num_tokens(self, num_tokens: int, size: tuple[int, int]) -> None:
+        num_keys = size[0] * size[1] + self.num_extra_tokens
+        if self.relative_position_bias_table is not None and num_tokens != num_keys:
+            raise ValueError(
+                f'{num_tokens} tokens are no window of {size[0]}x{size[1]} with '
+                f'{self.num_extra_tokens} tokens in front: give the window_size of this input.'
+            )
+        if self.map_norm is not None and num_tokens != self.map_norm.normalized_shape[0]:
+            raise ValueError(
+                f'{num_tokens} tokens meet a scale and shift for '
+                f'{self.map_norm.normalized_shape[0]}: set ln_affine=False for inputs of any size.'
+            )
+
+    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _is_linear_cheaper(self, num_tokens: int, mask: Tensor | None) -> bool:
+        # A mask multiplies the map, and so keeps it from being rearranged.
+        if self.activation not in ('none', 'scaling') or mask is not None:
+            return False
+        relative = self.relative_position_bias_table is not None
+        return num_tokens > self.head_dims * (2 if relative else 1)
+
+    def _mix_linear(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: None, size: tuple[int, int]
+    ) -> Tensor:
+        y = q @ ((k * self.scale).transpose(-2, -1) @ v)
+        return y if self.relative_position_bias_table is None else y + self._mix_relative(v, size)
+
+    def _mix_relative(self, v: Tensor, size: tuple[int, int]) -> Tensor:
+        """Compute B V for ``v`` of shape (B, heads, N, d), 0 for the tokens in front."""
+        table = self._table(size)
+        in_window = v[..., self.num_extra_tokens :, :]
+        if in_window.shape[-2] > MAX_DENSE_TOKENS:
+            y = toeplitz_product(table, in_window, size)
+        else:
+            matrix = toeplitz_matrix(table, size).squeeze(1)
+            y = torch.einsum(f'{_INDICES[matrix.ndim]},bhjc->bhic', matrix, in_window)
+        return F.pad(y, (0, 0, self.num_extra_tokens, 0))
+
+    def _mix_dense(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
+        bias = self.relative_bias(size)
+        if bias is not None:
+            bias = F.pad(bias, (self.num_extra_tokens, 0) * 2)
+        before, after = (None, bias) if self.rel_on_values else (bias, None)
+        softmax = self.activation == 'softmax'
+        # What counts operations traces the network, and does not see into the fused attention.
+        if softmax and mask is None and after is None and not torch.jit.is_tracing():
+            return F.scaled_dot_product_attention(q, k, v, before, scale=self.scale)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        if before is not None:
+            scores = scores + before
+        if softmax and mask is not None:
+            scores = _by_window(torch.add, scores, mask)
+        attention = self._activate(scores)
+        if after is not None:
+            attention = attention + after
+        if mask is not None and not (softmax and after is None):
+            attention = _by_window(torch.mul, attention, _same_region(mask, attention))
+        return attention @ v
+
+    def _activate(self, scores: Tensor) -> Tensor:
+        if self.activation == 'softmax':
+            return scores.softmax(dim=-1)
+        if self.map_norm is not None:
+            scores = self.map_norm(scores)
+        elif self.activation.startswith('ln'):
+            scores = F.layer_norm(scores, scores.shape[-1:])
+        return scores.relu() if self.activation.endswith('relu') else scores
+
+    def _depthwise_kernel(self, k: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Merge the keys, of shape (B, heads, N, d), to a kernel for each token."""
+        relative = self.relative_position_bias_table is not None
+        if mask is None:
+            mean = k.mean(dim=-2, keepdim=True)
+            return mean + self._mix_relative(k, size) if relative else mean
+        same_region = _same_region(mask, k)
+        k = k.unflatten(0, (-1, mask.shape[0]))
+        weights = same_region / same_region.sum(dim=-1, keepdim=True)
+        kernel = torch.einsum('wij,bwhjc->bwhic', weights, k)
+        if relative:
+            bias = self.relative_bias(size)
+            equation = f'wij,{_INDICES[bias.ndim]},bwhjc->bwhic'
+            kernel = kernel + torch.einsum(equation, same_region, bias, k)
+        return kernel.flatten(0, 1)
+
+    def _table(self, size: tuple[int, int]) -> Tensor:
+        """Give the table as (heads, 1 or d, 2h - 1, 2w - 1)."""
+        table = self.relative_position_bias_table.t()
+        table = resize_table(table, self.window_size, size)
+        return table.unflatten(0, (self.num_heads, -1))
+
+    def _adapt_weights(self, state_dict: dict, prefix: str, *args) -> None:
+        """Take tables for a square window of another size, and mmpretrain's checkpoints."""
+        state_dict.pop(f'{prefix}relative_position_index', None)
+        name = f'{prefix}relative_position_bias_table'
+        if self.relative_position_bias_table is None or name not in state_dict:
+            return
+        table, expected = state_dict[name], self.relative_position_bias_table
+        side = (round(len(table) ** 0.5) + 1) // 2
+        if len(table) != len(expected) and (2 * side - 1) ** 2 == len(table):
+            resized = resize_table(table.t(), (side, side), self.window_size)
+            state_dict[name] = resized.flatten(1).t()
+
+
+# Indices of B by its number of dimensions: of each head, or of each channel of a head.
+_INDICES = {3: 'hij', 4: 'hcij'}
+
+
+def resize_table(
+    table: Tensor, window_size: tuple[int, int], new_window_size: tuple[int, int]
+) -> Tensor:
+    """Interpolate a table of relative positions for another window.
+
+    Args:
+        table (Tensor): Values of all offsets, of shape
+            (heads, (2h - 1) * (2w - 1)).
+        window_size (tuple[int, int]): Height h and width w of its window.
+        new_window_size (tuple[int, int]): Height h' and width w' of the other.
+
+    Returns:
+        Tensor: Of shape (heads, 2h' - 1, 2w' - 1).
+
+    Examples:
+        >>> resize_table(torch.rand(3, 13 * 13), (7, 7), (8, 12)).shape
+        torch.Size([3, 15, 23])
+    """
+    sides = [2 * side - 1 for side in window_size]
+    new_sides = [2 * side - 1 for side in new_window_size]
+    table = table.unflatten(1, sides)
+    if sides == new_sides:
+        return table
+    # Both have offset 0 in the middle, where it stays. Cubic interpolation knows no half floats.
+    exact = table.to(torch.promote_types(table.dtype, torch.float32))
+    resized = F.interpolate(exact[None], new_sides, mode='bicubic', align_corners=False)
+    return resized[0].to(table.dtype)
+
+
+def toeplitz_matrix(table: Tensor, window_size: tuple[int, int]) -> Tensor:
+    """Lay out a table of relative positions as the matrix of all pairs of tokens.
+
+    Args:
+        table (Tensor): Values of all offsets, of shape (..., 2h - 1, 2w - 1).
+        window_size (tuple[int, int]): Height h and width w.
+
+    Returns:
+        Tensor: Matrix of shape (..., h * w, h * w) whose element (i, j) is
+        the table's at [y_i - y_j + h - 1, x_i - x_j + w - 1].
+
+    Examples:
+        >>> toeplitz_matrix(torch.tensor([[1.0, 2.0, 3.0]]), (1, 2))
+        tensor([[2., 1.],
+                [3., 2.]])
+    """
+    height, width = window_size
+    pairs = table.unfold(-2, height, 1).unfold(-2, width, 1)
+    return pairs.flip((-2, -1)).flatten(-4, -3).flatten(-2)
+
+
+def toeplitz_product(table: Tensor, v: Tensor, window_size: tuple[int, int]) -> Tensor:
+    """Multiply that matrix and the tokens, in O(N log N) and without the matrix.
+
+    It is a depth-wise convolution of the map of tokens with the table. With
+    the table's sides as the period, a circular one reaches no token twice.
+
+    Args:
+        table (Tensor): Values of all offsets, of shape
+            (heads, 1 or d, 2h - 1, 2w - 1).
+        v (Tensor): Tokens of shape (B, heads, h * w, d).
+        window_size (tuple[int, int]): Height h and width w.
+
+    Returns:
+        Tensor: Of the shape of ``v``.
+    """
+    height, width = window_size
+    period = (2 * height - 1, 2 * width - 1)
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    maps = v.transpose(-2, -1).unflatten(-1, (height, width)).to(dtype)
+    kernel = torch.fft.ifftshift(table.to(dtype), dim=(-2, -1))
+    spectrum = torch.fft.rfft2(maps, s=period) * torch.fft.rfft2(kernel)
+    y = torch.fft.irfft2(spectrum, s=period)[..., :height, :width]
+    return y.flatten(-2).transpose(-2, -1).to(v.dtype)
+
+
+def _by_window(function, maps: Tensor, mask: Tensor) -> Tensor:
+    """Apply to maps (B * num_windows, heads, N, N) and a mask (num_windows, N, N)."""
+    by_window = maps.unflatten(0, (-1, mask.shape[0]))
+    return function(by_window, mask[:, None]).flatten(0, 1)
+
+
+def _same_region(mask: Tensor, like: Tensor) -> Tensor:
+    return (mask == 0).to(like.dtype)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name}={value!r} is unknown: choose one of {", ".join(choices)}.')
