@@ -1,7 +1,15 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-from .backbone import Backbone, check_input_size
+from .backbone import Backbone, BackboneContract, check_input_size, normalise_out_indices
 from .checkpointing import checkpoint_forward
 from .ffn import ConvFFN
 from .norm import LayerNorm2d
 
-__all__ = ['Backbone', 'ConvFFN', 'LayerNorm2d', 'check_input_size', 'checkpoint_forward']
+__all__ = [
+    'Backbone',
+    'BackboneContract',
+    'ConvFFN',
+    'LayerNorm2d',
+    'check_input_size',
+    'checkpoint_forward',
+    'normalise_out_indices',
+]

@@ -10,7 +10,88 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class Backbone(BaseModule):
+class BackboneContract:
+    """Outputs, freezing, norm layers in eval mode and initial weights, for any network.
+
+    A mixin for subclasses of a toolbox's network, which stand after it in the
+    list of bases; what else the toolbox does about these matters is replaced.
+    A subclass builds its network, sets ``stage_channels`` (channels of each
+    stage), and then calls :meth:`_set_contract`. It implements
+    :meth:`_parts` and :meth:`forward`.
+    """
+
+    stage_channels: Sequence[int]
+
+    def _set_contract(
+        self,
+        num_stages: int,
+        out_indices: int | Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        """Check and set what :class:`Backbone` documents, and freeze parts."""
+        self._set_arguments(num_stages, out_indices, frozen_stages, norm_eval)
+        self.init_cfg = _with_checked_pretrained(init_cfg)
+        self._freeze()
+
+    def _set_arguments(
+        self,
+        num_stages: int,
+        out_indices: int | Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+    ) -> None:
+        self.out_indices = normalise_out_indices(out_indices, num_stages)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} is out of range: choose -1 (nothing), 0 (the stem) '
+                f'or the number of stages to freeze with it, at most {num_stages}.'
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output."""
+        return tuple(self.stage_channels[i] for i in self.out_indices)
+
+    def _parts(self) -> list[nn.Module]:
+        """The stem, then the stages, in order of execution."""
+        raise NotImplementedError
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return self._parts()[: self.frozen_stages + 1]
+
+    def _freeze(self) -> None:
+        # Stages after the last output do not run; without gradients they are no unused parameters
+        # to DistributedDataParallel.
+        idle_parts = self._parts()[self.out_indices[-1] + 2 :]
+        for part in self._frozen_parts() + idle_parts:
+            part.requires_grad_(False)
+
+    def _freeze_stages(self) -> None:
+        """Nothing: the toolboxes' networks call it, and each numbers its stages differently."""
+
+    def train(self, mode: bool = True) -> 'BackboneContract':
+        """Set training mode, but for frozen parts and, with ``norm_eval``, batch norm layers."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the weights: first the defaults, then what ``init_cfg`` says."""
+        if not self.is_init:
+            self.apply(_init_layer)
+        BaseModule.init_weights(self)
+
+
+class Backbone(BackboneContract, BaseModule):
     """Base of the backbones: outputs, freezing, norm layers in eval mode, initial weights.
 
     A subclass builds its network, sets ``embed_dims`` (channels of each
@@ -45,50 +126,12 @@ class Backbone(BaseModule):
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg=_with_checked_pretrained(init_cfg))
-        self.out_indices = _normalise_out_indices(out_indices, num_stages)
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
-                f'frozen_stages={frozen_stages} is out of range: choose -1 (nothing), 0 (the stem) '
-                f'or the number of stages to freeze with it, at most {num_stages}.'
-            )
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        self._set_arguments(num_stages, out_indices, frozen_stages, norm_eval)
 
     @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of each output."""
-        return tuple(self.embed_dims[i] for i in self.out_indices)
-
-    def _parts(self) -> list[nn.Module]:
-        """The stem, then the stages, in order of execution."""
-        raise NotImplementedError
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return self._parts()[: self.frozen_stages + 1]
-
-    def _freeze(self) -> None:
-        # Stages after the last output do not run; without gradients they are no unused parameters
-        # to DistributedDataParallel.
-        idle_parts = self._parts()[self.out_indices[-1] + 2 :]
-        for part in self._frozen_parts() + idle_parts:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'Backbone':
-        """Set training mode, but for frozen parts and, with ``norm_eval``, batch norm layers."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def init_weights(self) -> None:
-        """Initialise the weights: first the defaults, then what ``init_cfg`` says."""
-        if not self.is_init:
-            self.apply(_init_layer)
-        super().init_weights()
+    def stage_channels(self) -> Sequence[int]:
+        """Channels of each stage."""
+        return self.embed_dims
 
 
 def _init_layer(module: nn.Module) -> None:
@@ -119,7 +162,24 @@ def check_input_size(x: Tensor, min_side: int) -> None:
         )
 
 
-def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Check ``out_indices`` and count them from the first stage.
+
+    Args:
+        out_indices (int | Sequence[int]): Stages; negative ones count from the
+            end.
+        num_stages (int): Number of stages.
+
+    Returns:
+        tuple[int, ...]: The stages, rising.
+
+    Raises:
+        ValueError: If there is none, one is out of range, or they do not rise.
+
+    Examples:
+        >>> normalise_out_indices((-2, -1), 4)
+        (2, 3)
+    """
     given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
     normalised = [i + num_stages if i < 0 else i for i in given]
     if not normalised or any(not 0 <= i < num_stages for i in normalised):
