@@ -10,11 +10,13 @@ from mmdmformer.analysis.dynamic_conv import (
     DynamicDepthwiseConv2d,
     LinformerAttention,
     Projections,
+    depthwise_self_attention,
     dynamic_conv,
     dynamic_conv_by_position,
     self_attention,
     static_conv,
 )
+from mmdmformer.mixers import DynamicAttention
 
 CHANNELS, HEADS, SIDE = 24, 3, 7
 HEAD_CHANNELS = CHANNELS // HEADS
@@ -30,6 +32,12 @@ def _in_float64():
 
 def assert_equal(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def region_mask(num_windows):
+    """Mask of windows with three regions each: 0 within a region, -100 elsewhere."""
+    regions = torch.randint(3, (num_windows, SIDE**2))
+    return -100.0 * (regions[:, :, None] != regions[:, None])
 
 
 def scaled_softmax(scores):
@@ -95,8 +103,7 @@ class TestSoftmaxAttention:
         torch.nn.init.normal_(attention.relative_position_bias_table)
         windows, mask = torch.rand(8, CHANNELS, SIDE, SIDE), None
         if shifted:  # two images of four windows, each window with its own regions
-            regions = torch.randint(3, (4, SIDE**2))
-            mask = -100.0 * (regions[:, :, None] != regions[:, None])
+            mask = region_mask(4)
         index = attention.relative_position_index
         # [head, key, *query position], as the queries are the positions that are convolved
         bias = attention.relative_position_bias_table[index].permute(2, 1, 0)
@@ -111,6 +118,123 @@ class TestSoftmaxAttention:
         steps = self_attention(windows, projections, HEADS, activation)
         expected = attention(windows.flatten(2).mT, mask)
         assert_equal(steps.output.flatten(2).mT, expected)
+
+
+def normalise(scores):
+    """Layer norm over the axis of kernels."""
+    return (scores - scores.mean(2, True)) / (scores.var(2, False, True) + 1e-5).sqrt()
+
+
+ACTIVATIONS = {
+    'softmax': lambda scores, bias: (scores / HEAD_CHANNELS**0.5 + bias).softmax(2),
+    'none': lambda scores, bias: scores + bias,
+    'scaling': lambda scores, bias: scores / HEAD_CHANNELS + bias,
+    'scaling_relu': lambda scores, bias: (scores / HEAD_CHANNELS + bias).relu(),
+    'ln': lambda scores, bias: normalise(scores / HEAD_CHANNELS**0.5 + bias),
+    'ln_relu': lambda scores, bias: normalise(scores / HEAD_CHANNELS**0.5 + bias).relu(),
+}
+
+
+class TestDynamicAttention:
+    """Every activation and kernel of the study, with class token, windows and masks."""
+
+    def build(self, extra_tokens=0, **settings):
+        mixer = DynamicAttention(
+            CHANNELS, HEADS, (SIDE, SIDE), num_extra_tokens=extra_tokens, **settings
+        )
+        if mixer.relative_position_bias_table is not None:
+            torch.nn.init.normal_(mixer.relative_position_bias_table)
+        layer = mixer.qk if mixer.depthwise else mixer.qkv
+        return mixer, Projections.from_layers(layer, mixer.proj)
+
+    def bias(self, mixer, extra_tokens=0):
+        """B of shape (heads, N, N), with zeros for tokens in front."""
+        bias = mixer.relative_bias()
+        if bias is None:
+            return torch.zeros(1, extra_tokens + SIDE**2, extra_tokens + SIDE**2)
+        return torch.nn.functional.pad(bias, (extra_tokens, 0, extra_tokens, 0))
+
+    @pytest.mark.parametrize('position', ['none', 'relative'])
+    @pytest.mark.parametrize('activation', ACTIVATIONS)
+    def test_with_class_token(self, activation, position):
+        mixer, projections = self.build(1, activation=activation, position=position)
+        tokens = torch.rand(2, 1 + SIDE**2, CHANNELS)
+        bias = self.bias(mixer, 1).mT
+        steps = self_attention(
+            tokens.mT, projections, HEADS, lambda scores: ACTIVATIONS[activation](scores, bias)
+        )
+        assert_equal(steps.output.mT, mixer(tokens))
+
+    @pytest.mark.parametrize('activation', ACTIVATIONS)
+    def test_in_shifted_windows(self, activation):
+        """A mask is added to softmax's scores, and multiplies the other activations."""
+        mixer, projections = self.build(activation=activation)
+        windows = torch.rand(4, CHANNELS, SIDE, SIDE)  # two images of two windows
+        mask = region_mask(2)
+        bias = self.bias(mixer).mT
+        kernel_mask = mask.mT.repeat(2, 1, 1)[:, None]
+
+        def activate(scores):
+            maps = scores.flatten(3)
+            if activation == 'softmax':
+                maps = ACTIVATIONS[activation](maps, bias + kernel_mask)
+            else:
+                maps = ACTIVATIONS[activation](maps, bias) * (kernel_mask == 0)
+            return maps.view_as(scores)
+
+        steps = self_attention(windows, projections, HEADS, activate)
+        assert_equal(steps.output.flatten(2).mT, mixer(windows.flatten(2).mT, mask))
+
+    def test_scaling_merges_to_one_dynamic_kernel_and_a_static_convolution(self):
+        """Q K^T V / d + B V: a d x d kernel an image and head, and taps shared by its channels."""
+        mixer, projections = self.build(activation='scaling')
+        x = torch.rand(2, CHANNELS, SIDE, SIDE)
+        query, key, value = (static_conv(x, *p) for p in projections[:3])
+        keys, values = (t.flatten(2).unflatten(1, (HEADS, -1)) for t in (key, value))
+        mixed = dynamic_conv(query, values @ keys.mT / HEAD_CHANNELS)
+        mixed = mixed + self.convolve_with_positions(mixer, value)
+        output = static_conv(mixed, *projections.output)
+        assert_equal(output.flatten(2).mT, mixer(x.flatten(2).mT))
+
+    def convolve_with_positions(self, mixer, x):
+        # torch's convolution reads at i + offset, the table holds i - j
+        taps = mixer.relative_position_bias_table.T.reshape(HEADS, 1, 2 * SIDE - 1, 2 * SIDE - 1)
+        taps = taps.flip(2, 3).repeat_interleave(HEAD_CHANNELS, 0)
+        return torch.nn.functional.conv2d(x, taps, padding=SIDE - 1, groups=CHANNELS)
+
+    @pytest.mark.parametrize('extra_tokens', [0, 1])
+    def test_depthwise_without_positions_is_one_kernel_an_image(self, extra_tokens):
+        mixer, projections = self.build(
+            extra_tokens, kernel='depthwise', activation='none', position='none'
+        )
+        tokens = torch.rand(2, extra_tokens + SIDE**2, CHANNELS)
+        output = depthwise_self_attention(tokens.mT, projections, HEADS)
+        assert_equal(output.mT, mixer(tokens))
+
+    @pytest.mark.parametrize('extra_tokens', [0, 1])
+    def test_depthwise_with_positions(self, extra_tokens):
+        mixer, projections = self.build(extra_tokens, kernel='depthwise', activation='none')
+        tokens = torch.rand(2, extra_tokens + SIDE**2, CHANNELS)
+        weights = 1 / tokens.shape[1] + self.bias(mixer, extra_tokens)
+        output = depthwise_self_attention(tokens.mT, projections, HEADS, weights)
+        assert_equal(output.mT, mixer(tokens))
+
+    def test_positions_of_depthwise_kernels_are_a_static_convolution_of_the_keys(self):
+        mixer, projections = self.build(kernel='depthwise', activation='none')
+        x = torch.rand(2, CHANNELS, SIDE, SIDE)
+        query, key = (static_conv(x, *p) for p in projections[:2])
+        kernels = key.mean((2, 3), keepdim=True) + self.convolve_with_positions(mixer, key)
+        output = static_conv(dynamic_conv_by_position(query, kernels), *projections.output)
+        assert_equal(output.flatten(2).mT, mixer(x.flatten(2).mT))
+
+    def test_depthwise_in_shifted_windows(self):
+        mixer, projections = self.build(kernel='depthwise', activation='none')
+        windows = torch.rand(4, CHANNELS, SIDE, SIDE)
+        mask = region_mask(2)
+        seen = (mask == 0).double()
+        weights = (seen / seen.sum(2, True))[:, None] + seen[:, None] * self.bias(mixer)
+        output = depthwise_self_attention(windows, projections, HEADS, weights.repeat(2, 1, 1, 1))
+        assert_equal(output.flatten(2).mT, mixer(windows.flatten(2).mT, mask))
 
 
 def test_soft_selection_of_linformer():
