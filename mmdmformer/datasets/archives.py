@@ -5,11 +5,12 @@ A file gets its name only when all its bytes are there, so that a second run pas
 its full size and writes the rest.
 """
 
+import errno
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ def open_archive(path: Path) -> Iterator[list[Member]]:
             _require_end_of_tar(path)
             with tarfile.open(path) as archive:
                 yield _checked(path, _tar_members(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+    except (ArchiveError, ImportError):
+        raise
+    except Exception as error:  # each reader has its own
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the disk
         raise ArchiveError(
             f'{path} is truncated or damaged ({error}): download it again, then run this again to '
             'go on.'
@@ -149,6 +154,9 @@ def _zip_members(archive: zipfile.ZipFile) -> list[Member]:
         return lambda: archive.open(info)
 
     files = [info for info in archive.infolist() if not info.is_dir()]
+    for info in files:
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise _foreign(archive.filename, info.filename)
     return [Member(info.filename, info.file_size, opener(info)) for info in files]
 
 
@@ -159,11 +167,15 @@ def _tar_members(archive: tarfile.TarFile) -> list[Member]:
     entries = [info for info in archive if not info.isdir()]
     for info in entries:
         if not info.isreg():
-            raise ArchiveError(
-                f'{archive.name} holds {info.name}, which is neither a file nor a folder, and was '
-                'not unpacked: it is not the published archive.'
-            )
+            raise _foreign(archive.name, info.name)
     return [Member(info.name, info.size, opener(info)) for info in entries]
+
+
+def _foreign(path: str | None, name: str) -> ArchiveError:
+    return ArchiveError(
+        f'{path} holds {name}, which is neither a file nor a folder, and was not unpacked: it is '
+        'not the published archive.'
+    )
 
 
 def _checked(path: Path, members: list[Member]) -> list[Member]:

@@ -122,8 +122,11 @@ def read_validation_classes(devkit: Path) -> dict[int, str]:
             synsets = loadmat(file)['synsets'].ravel()
         with truth.open() as file:
             ids = [int(line) for line in file.read().split()]
-    wnid_of = {int(s['ILSVRC2012_ID'].item()): str(s['WNID'].item()) for s in synsets}
-    return {number: wnid_of[class_id] for number, class_id in enumerate(ids, 1)}
+        wnid_of = {int(s['ILSVRC2012_ID'].item()): str(s['WNID'].item()) for s in synsets}
+        return {
+            number: _class_folder(wnid_of[class_id], devkit)
+            for number, class_id in enumerate(ids, 1)
+        }
 
 
 def prepare_coco(
@@ -238,7 +241,9 @@ def _unpack_imagenet_train(archive: Path, out: Path, part: Files, quiet: bool) -
                 f'{archive} is truncated: it holds {len(classes):,} archives of classes, not '
                 f'{part.classes:,}; download it again.'
             )
-        folders = {m: out / part.folder / Path(m.name).stem for m in classes}
+        folders = {
+            m: out / part.folder / _class_folder(Path(m.name).stem, archive) for m in classes
+        }
         require_space(out, sum(max(0, m.size - _bytes_in(folders[m])) for m in classes))
         task = progress.add_task(archive.name, total=sum(m.size for m in classes))
         for i, member in enumerate(classes):
@@ -276,6 +281,16 @@ def _without_top_folder(members: list[Member]) -> list[Member]:
     """ADE20K's archive holds one folder, which ``out`` stands for."""
     inner = ((m, m.name.partition('/')[2]) for m in members)
     return [replace(m, name=name) for m, name in inner if name]
+
+
+def _class_folder(name: str, archive: Path) -> str:
+    """The name, if it is a WordNet ID and no path to somewhere else."""
+    if re.fullmatch(r'n\d+', name) is None:
+        raise ArchiveError(
+            f'{archive} holds the class {name}, which is no WordNet ID: it is not the published '
+            'archive.'
+        )
+    return name
 
 
 def _number(member: Member, archive: Path) -> int:

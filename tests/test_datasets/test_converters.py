@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import shutil
+import stat
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -345,6 +346,41 @@ def test_link_is_refused(tmp_path):
     opened = archives.open_archive(path)
     with pytest.raises(ArchiveError, match='neither a file nor a folder'), opened:
         pytest.fail('opened')
+
+
+def test_link_in_a_zip_is_refused(tmp_path):
+    path = tmp_path / 'archive.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        info = zipfile.ZipInfo('link')
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, '/etc')
+    opened = archives.open_archive(path)
+    with pytest.raises(ArchiveError, match='neither a file nor a folder'), opened:
+        pytest.fail('opened')
+
+
+@pytest.mark.parametrize('name', ['..', '../../evil', 'images'])
+def test_class_that_is_a_path_is_refused(name, tmp_path, monkeypatch):
+    """The names of the folders come out of the development kit."""
+    make_imagenet(tmp_path)
+    (tmp_path / 'forged').mkdir()
+    monkeypatch.setitem(WNIDS, 3, name)
+    make_imagenet(tmp_path / 'forged')
+    (tmp_path / 'forged' / converters.IMAGENET_DEVKIT).replace(
+        tmp_path / converters.IMAGENET_DEVKIT
+    )
+    with pytest.raises(ArchiveError, match=f'holds the class {name}, which is no WordNet ID'):
+        converters.prepare_imagenet(tmp_path, tmp_path / 'out', layout=SMALL_IMAGENET, quiet=True)
+    assert not (tmp_path / 'out/val').exists() and not list(tmp_path.rglob('evil'))
+
+
+def test_class_archive_that_is_a_path_is_refused(tmp_path):
+    make_imagenet(tmp_path)
+    with (tmp_path / converters.IMAGENET_TRAIN).open('wb') as file:
+        write_tar(file, {'n01.tar': b'', 'n02.tar': b'', '...tar': tar_bytes({'evil': b'1'})})
+    with pytest.raises(ArchiveError, match='holds the class .., which is no WordNet ID'):
+        converters.prepare_imagenet(tmp_path, tmp_path / 'out', layout=SMALL_IMAGENET, quiet=True)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_full_disk_is_noticed_before_anything_is_written(published, tmp_path, monkeypatch):
