@@ -95,7 +95,8 @@ def _edit(path: Path, variables: Mapping[str, Any], folder: Path) -> Path:
         return path
     copy = folder / str(len(list(folder.iterdir()))) / path.name
     copy.parent.mkdir()
-    copy.write_text(ast.unparse(tree), encoding='utf-8')
+    # A value must not become a template, whose content mmengine would write into the code.
+    copy.write_text(ast.unparse(tree).replace('{{', '{\\x7b'), encoding='utf-8')
     return copy
 
 
@@ -117,4 +118,11 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _literal(value: Any) -> ast.expr:
-    return ast.parse(repr(value), mode='eval').body
+    return _NumberNames().visit(ast.parse(repr(value), mode='eval').body)
+
+
+class _NumberNames(ast.NodeTransformer):
+    """Replaces the names that ``repr`` has for infinity and NaN."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.parse(f'float({node.id!r})', mode='eval').body

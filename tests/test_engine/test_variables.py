@@ -69,3 +69,24 @@ def test_templates_and_packaged_bases_are_left_alone(tmp_path):
     cfg = read_config(packaged, dict(lr=0.5, log_level='DEBUG'))
     assert (cfg.lr, cfg.log_level) == (0.5, 'INFO')
     assert cfg.default_scope == 'mmdet'
+
+
+def test_values_are_never_code(tmp_path):
+    """mmengine pastes what a template holds into the config's text, which two values can use."""
+    mark = tmp_path / 'mark'
+    (tmp_path / 'leaf.py').write_text(
+        f"mark = {str(mark)!r}\na = 'x'\nb = 'y'\nc = dict(a=a, b=b)\n"
+    )
+    # As a pattern, the content of the first template matches that of the second.
+    values = dict(a='{{$X:"*len(str(open(mark,chr(119))))#}}', b="'{{$X:lenstropenmark,chr119#}}")
+    cfg = read_config(tmp_path / 'leaf.py', values)
+    assert not mark.exists()
+    assert (cfg.a, cfg.b, cfg.c) == (values['a'], values['b'], values)
+    for text in ('{{fileDirname}}', '{{ _base_.a }}', '{{{{', "{'{{$HOME:'", '\\{{'):
+        assert read_config(tmp_path / 'leaf.py', dict(a=text)).c.a == text
+
+
+def test_numbers_that_python_writes_as_names(leaf):
+    cfg = read_config(leaf, dict(lr=float('inf'), scale=(1, [float('-inf'), float('nan')])))
+    assert cfg.optimizer.lr == float('inf')
+    assert str(cfg.pipeline[0].scale) == '(1, [-inf, nan])'
