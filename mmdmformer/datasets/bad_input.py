@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import all_reduce
+from PIL import Image
+from PIL.ExifTags import Base as ExifTag
 
 
 class BadInputError(Exception):
@@ -113,6 +116,8 @@ def guard_pipeline(dataset: BaseDataset, bad_images: BadImages | None = None) ->
             Defaults to None.
     """
     _guard(dataset.pipeline, dataset, bad_images)
+    if type(dataset.pipeline) is Compose:
+        dataset.pipeline = _NamingPipeline(dataset.pipeline.transforms)
 
 
 def _guard(step: Any, dataset: BaseDataset, bad_images: BadImages | None) -> Any:
@@ -132,6 +137,25 @@ def _guard(step: Any, dataset: BaseDataset, bad_images: BadImages | None) -> Any
     return step
 
 
+class _NamingPipeline(Compose):
+    """A pipeline whose errors name the image, also those of steps that know of no file."""
+
+    def __call__(self, data: dict) -> dict | None:
+        path = data.get('img_path')
+        try:
+            return super().__call__(data)
+        except BadInputError:
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f'the pipeline fails on image {path} ({_describe(error)}): leave the image out, or '
+                'correct the settings of the step.'
+            ) from error
+
+    def __repr__(self) -> str:
+        return repr(Compose(self.transforms))
+
+
 class _ImageGuard:
     """A step that loads an image, or counts it as unreadable and returns None."""
 
@@ -140,11 +164,15 @@ class _ImageGuard:
         self.bad_images = bad_images
 
     def __call__(self, results: dict) -> dict | None:
+        size = results.get('height'), results.get('width')  # of detection
         try:
+            _refuse_bomb(results['img_path'])
             loaded, cause = self.load(results), 'it is empty'
         except Exception as error:  # each decoder has its own
             loaded, cause = None, _describe(error)
         if loaded is not None:
+            if None not in size and size != loaded['img'].shape[:2]:
+                raise BadInputError(_other_size(results, size))
             return loaded
         if self.bad_images is None:
             raise BadInputError(
@@ -175,6 +203,7 @@ class _AnnotationGuard:
                 'the file.'
             ) from error
         if self.ignored is not None and self.num_classes:
+            self._check_file(results)
             self._check_labels(results)
         return results
 
@@ -183,6 +212,25 @@ class _AnnotationGuard:
             return f'annotation {results["seg_map_path"]}'
         of = f'the annotation of image {results["img_path"]} (id {results.get("img_id")})'
         return f'{of} in {self.ann_file}'
+
+    def _check_file(self, results: dict) -> None:
+        """Refuse what the loader has changed: it keeps 8 bits and turns images, but not maps."""
+        with suppress(OSError), Image.open(results['seg_map_path']) as image:
+            if _orientation(image) != 1:
+                raise BadInputError(
+                    f'{self._name(results)} has the EXIF orientation {_orientation(image)}, which '
+                    'labels cannot have: turn its pixels and remove the tag.'
+                )
+            if image.mode in ('1', 'L', 'P'):  # up to 8 bits
+                return
+            values = np.asarray(image)
+            wrong = values != values.astype(np.uint8)
+            if wrong.any():
+                row, column = np.argwhere(wrong)[0][:2].tolist()
+                raise BadInputError(
+                    f'{self._name(results)} has the value {values[row, column]} in row {row}, '
+                    f'column {column}, which is no label of 8 bits: correct the file.'
+                )
 
     def _check_labels(self, results: dict) -> None:
         labels, shape = results['gt_seg_map'], tuple(results['ori_shape'][:2])
@@ -203,6 +251,35 @@ class _AnnotationGuard:
 
     def __repr__(self) -> str:
         return repr(self.load)
+
+
+def _refuse_bomb(path: str) -> None:
+    """Raise Pillow's DecompressionBombError for an image that would fill the memory."""
+    with suppress(OSError, SyntaxError, ValueError), Image.open(path):  # which reads the head only
+        pass
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8."""
+    return image.getexif().get(ExifTag.Orientation, 1) if 'exif' in image.info else 1
+
+
+def _other_size(results: dict, size: tuple[int, int]) -> str:
+    path, (height, width) = results['img_path'], results['img'].shape[:2]
+    turned = 1
+    with suppress(OSError), Image.open(path) as image:
+        turned = _orientation(image)
+    if turned == 1:
+        cure = 'restore the right pair of files'
+    else:
+        cure = (
+            f'its EXIF orientation {turned} turns it; if the boxes are those of the stored pixels, '
+            "set color_type='color_ignore_orientation' in LoadImageFromFile"
+        )
+    return (
+        f'image {path} has {height} x {width} pixels, but its annotation (id '
+        f'{results.get("img_id")}) is for {size[0]} x {size[1]}: {cure}.'
+    )
 
 
 def _describe(error: Exception) -> str:

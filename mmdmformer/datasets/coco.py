@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """COCO instances whose annotations are checked when they are read. Imported only with mmdet."""
 
+from collections.abc import Sequence
+
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
@@ -22,15 +24,44 @@ class CheckedCOCO(COCO):
         self._name = annotation_file
         try:
             super().__init__(annotation_file=annotation_file)
-        except ValueError as error:  # JSON's and Unicode's errors
+        except (ValueError, RecursionError) as error:  # of JSON and Unicode; of too deep lists
             raise BadInputError(
                 f'annotation file {annotation_file} is no valid JSON ({error}): restore the file.'
             ) from error
+        except AssertionError as error:  # what pycocotools checks by itself
+            raise BadInputError(f'annotation file {annotation_file} is none: {error}.') from error
 
     def createIndex(self) -> None:
         """Check the content before pycocotools looks into it."""
         check_instances(self.dataset, self._name)
         super().createIndex()
+
+    def get_cat_ids(
+        self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()
+    ) -> list:
+        """Find categories.
+
+        Args:
+            cat_names (Sequence[str]): The classes of a data set.
+            sup_names (Sequence[str]): Names of groups of categories.
+            cat_ids (Sequence): Numbers in the file.
+
+        Returns:
+            list: Their numbers, in the order of the file, by which mmdet numbers the labels.
+
+        Raises:
+            BadInputError: If the file lacks one of the classes, or orders them otherwise.
+        """
+        found = super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
+        names = [self.cats[number]['name'] for number in found]
+        if cat_names and names != list(cat_names):
+            missing = [name for name in cat_names if name not in names]
+            fault = f'has no category {missing[0]}' if missing else f'has the order {names[:20]}'
+            raise BadInputError(
+                f'{self._name} {fault}, and its order of categories numbers the labels: give the '
+                "data set's metainfo the classes of the file, in their order."
+            )
+        return found
 
 
 class CocoDataset(MMDetCocoDataset):

@@ -8,17 +8,40 @@ from typing import Any
 from .bad_input import BadInputError
 
 _CURE = 'correct or restore the file'
+# pycocotools draws a polygon in memory that grows with its length, and crashes on longer ones.
+_FARTHEST = 100_000  # pixels
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value <= _FARTHEST
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= _FARTHEST**2  # NaN is not
+
+
 _FIELDS = {
-    'images': ('id', 'file_name', 'height', 'width'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-    'categories': ('id', 'name'),
+    'images': dict(id=_is_key, file_name=_is_text, height=_is_side, width=_is_side),
+    'annotations': dict(
+        id=_is_key, image_id=_is_key, category_id=_is_key, bbox=lambda _: True, area=_is_number
+    ),
+    'categories': dict(id=_is_key, name=_is_text),
 }
 
 
 def check_instances(content: Any, name: str) -> None:
     """Check that each entry of an annotation file is complete and refers to others that exist.
 
-    pycocotools and mmdet leave out what refers to nothing without a word.
+    pycocotools and mmdet leave out what refers to nothing without a word. pycocotools fills a mask
+    that is not of its image's size with what the memory held before, or crashes.
 
     Args:
         content (Any): What the JSON file holds.
@@ -29,32 +52,123 @@ def check_instances(content: Any, name: str) -> None:
     """
     if not isinstance(content, Mapping):
         raise BadInputError(f'{name} holds no COCO annotations: {_CURE}.')
-    for section, fields in _FIELDS.items():
+    for section in _FIELDS:
         if section == 'annotations' and section not in content:
             continue  # a test set
         entries = content.get(section)
         if not isinstance(entries, list):
             raise BadInputError(f'{name} has no list of {section}: {_CURE}.')
-        for number, entry in enumerate(entries):
-            missing = [field for field in fields if field not in entry]
-            if missing:
-                what = f'entry {number} of {section} (id {entry.get("id")})'
-                raise BadInputError(f'{name}: {what} has no {missing[0]}: {_CURE}.')
-    images = {image['id'] for image in content['images']}
+        _check_entries(entries, section, name)
+    sizes = {image['id']: [image['height'], image['width']] for image in content['images']}
     categories = {category['id'] for category in content['categories']}
     for annotation in content.get('annotations', ()):
-        fault = _find_fault(annotation, images, categories)
+        fault = _find_fault(annotation, sizes, categories)
         if fault is not None:
             raise BadInputError(f'{name}: annotation {annotation["id"]} {fault}: {_CURE}.')
 
 
-def _find_fault(annotation: Mapping, images: set, categories: set) -> str | None:
-    if annotation['image_id'] not in images:
+def _check_entries(entries: list, section: str, name: str) -> None:
+    known = set()
+    for number, entry in enumerate(entries):
+        fault = _find_field_fault(entry, section)
+        if fault is None and entry['id'] in known:
+            fault = 'has the id of another one'
+        if fault is not None:
+            key = entry.get('id') if isinstance(entry, Mapping) else None
+            what = f'entry {number} of {section} (id {_short(key)})'
+            raise BadInputError(f'{name}: {what} {fault}: {_CURE}.')
+        known.add(entry['id'])
+
+
+def _find_field_fault(entry: Any, section: str) -> str | None:
+    if not isinstance(entry, Mapping):
+        return f'is {_short(entry)} instead of an object'
+    for field, fits in _FIELDS[section].items():
+        if field not in entry:
+            return f'has no {field}'
+        if not fits(entry[field]):
+            return f'has the {field} {_short(entry[field])}'
+    return None
+
+
+def _find_fault(annotation: Mapping, sizes: Mapping, categories: set) -> str | None:
+    size = sizes.get(annotation['image_id'])
+    if size is None:
         return f'refers to image {annotation["image_id"]}, which is not in the file'
     if annotation['category_id'] not in categories:
         return f'refers to category {annotation["category_id"]}, which is not in the file'
     box = annotation['bbox']
-    numbers = isinstance(box, list) and all(isinstance(x, (int, float)) for x in box)
-    if not numbers or len(box) != 4 or not all(map(math.isfinite, box)):
-        return f'has the bbox {box} instead of four numbers'
+    if not (_are_coordinates(box) and len(box) == 4):
+        return f'has the bbox {_short(box)} instead of four numbers'
+    if annotation.get('iscrowd', 0) not in (0, 1):
+        return f'has the iscrowd {_short(annotation["iscrowd"])} instead of 0 or 1'
+    mask = annotation.get('segmentation')
+    if isinstance(mask, list):
+        bad = [part for part in mask if not (_are_coordinates(part) and len(part) % 2 == 0)]
+        return f'has the polygon {_short(bad[0])} instead of pairs of numbers' if bad else None
+    if mask is not None and not _fills(mask, size):
+        return f'has a mask whose run lengths do not fill its image of {size[0]} x {size[1]} pixels'
     return None
+
+
+def _are_coordinates(values: Any) -> bool:
+    """Whether this is a list of numbers in which all are finite and none is absurd."""
+    if not isinstance(values, list):
+        return False
+    try:
+        if not math.isfinite(sum(values)):  # min() and max() may pass over a NaN
+            return False
+        return min(values, default=0) >= -_FARTHEST and max(values, default=0) <= _FARTHEST
+    except (TypeError, OverflowError):
+        return False
+
+
+def _fills(mask: Any, size: list[int]) -> bool:
+    """Whether a mask of run lengths covers an image of ``size`` [H, W] exactly."""
+    if not isinstance(mask, Mapping) or mask.get('size') != size:
+        return False
+    counts = mask.get('counts')
+    try:
+        counts = _decode_counts(counts) if isinstance(counts, str) else counts
+        return isinstance(counts, list) and min(counts) >= 0 and sum(counts) == math.prod(size)
+    except (TypeError, ValueError, IndexError):
+        return False
+
+
+def _decode_counts(text: str) -> list[int]:
+    """Decode COCO's compressed run lengths.
+
+    A number is written in groups of five bits, the lowest first, each as a character from ``0`` on
+    whose sixth bit says that more follow; from the fourth on a number is the difference to the
+    last but one.
+
+    Args:
+        text (str): As ``pycocotools.mask.encode`` writes it.
+
+    Returns:
+        list[int]: The lengths.
+
+    Raises:
+        IndexError: If the text ends within a number.
+
+    Examples:
+        >>> _decode_counts('52203')
+        [5, 2, 2, 2, 5]
+    """
+    counts: list[int] = []
+    place = 0
+    while place < len(text):
+        value, bits, group = 0, 0, 32
+        while group & 32:
+            group = ord(text[place]) - 48
+            value |= (group & 31) << bits
+            place, bits = place + 1, bits + 5
+        if group & 16:
+            value -= 1 << bits
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'

@@ -170,6 +170,7 @@ def test_error_of_the_pipeline_itself_is_no_bad_input(data):
     with pytest.raises(Exception) as broken:
         next(iter(loaded))
     assert not isinstance(broken.value, BadInputError)
+    assert str(broken.value).startswith(f'the pipeline fails on image {data}/imagenet/train/')
 
 
 def test_wrapped_data_sets_are_guarded(data):
@@ -335,7 +336,7 @@ def edit(change):
         content = json.loads(path.read_text())
         expected = change(content)
         path.write_text(json.dumps(content))
-        return f'{path}: {expected}'
+        return f'{path}{"" if expected.startswith("has ") else ":"} {expected}'
 
     damage.__name__ = change.__name__
     return damage
@@ -381,6 +382,38 @@ def infinite_box(content):
     return f'annotation {number} has the bbox [1, 2, 3, nan] instead of four numbers: '
 
 
+def mask_of_other_size(content):
+    mask = content['annotations'][1]['segmentation']
+    mask['counts'][0] += 1
+    number = content['annotations'][1]['id']
+    return f'annotation {number} has a mask whose run lengths do not fill its image of 128 x 128 '
+
+
+def far_polygon(content):
+    """On which pycocotools crashes."""
+    content['annotations'][1]['segmentation'] = [[1e9, 1, 5, 1e9, 7, 8]]
+    number = content['annotations'][1]['id']
+    return f'annotation {number} has the polygon [1000000000.0, 1, 5, 1000000000.0, 7, 8] instead '
+
+
+def id_twice(content):
+    number = content['annotations'][1]['id'] = content['annotations'][0]['id']
+    return f'entry 1 of annotations (id {number}) has the id of another one: '
+
+
+def category_missing(content):
+    category = content['categories'].pop()
+    kept = [a for a in content['annotations'] if a['category_id'] != category['id']]
+    content['annotations'] = kept
+    return 'has no category digit_9'
+
+
+def categories_shuffled(content):
+    """mmdet would call a digit_0 what is a digit_1."""
+    content['categories'][:2] = content['categories'][1::-1]
+    return "has the order ['digit_1', 'digit_0', 'digit_2', "
+
+
 def image_without_size(content):
     del content['images'][5]['width']
     number = content['images'][5]['id']
@@ -389,7 +422,9 @@ def image_without_size(content):
 
 COCO_FAULTS = [
     truncated, not_unicode, *map(edit, (of_no_image, of_no_category, without_box, short_box,
-                                        infinite_box, image_without_size)),
+                                        infinite_box, image_without_size, mask_of_other_size,
+                                        far_polygon, id_twice, category_missing,
+                                        categories_shuffled)),
 ]  # fmt: skip
 
 
@@ -424,11 +459,11 @@ def test_test_set_needs_no_annotations(data):
 
 
 @with_workers
-def test_broken_mask_is_named_with_its_image(workers, data):
+def test_missing_mask_is_named_with_its_image(workers, data):
     path = data / 'coco/annotations/instances_train2017.json'
     content = json.loads(path.read_text())
     annotation = content['annotations'][0]
-    annotation['segmentation'] = dict(size=[128, 128], counts='no run lengths')
+    del annotation['segmentation']
     path.write_text(json.dumps(content))
     cfg = config('detection', data, workers)
     cfg.train_dataloader.dataset.pipeline[1].with_mask = True

@@ -52,7 +52,12 @@ train_dataloader = dict(
     persistent_workers=num_workers > 0,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='mmdmformer.datasets.imagenet.ImageNet',
+        data_root=data_root,
+        split='train',
+        pipeline=train_pipeline,
+    ),
 )
 val_dataloader = dict(
     batch_size=batch_size,
@@ -60,7 +65,12 @@ val_dataloader = dict(
     persistent_workers=num_workers > 0,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='ImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
+    dataset=dict(
+        type='mmdmformer.datasets.imagenet.ImageNet',
+        data_root=data_root,
+        split='val',
+        pipeline=test_pipeline,
+    ),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
