@@ -10,8 +10,13 @@ from . import compat  # isort: skip  # must come first: it makes mmcv.ops import
 
 compat.prepare()
 
-from . import engine  # noqa: E402, F401
-from .backbones import DMFormer  # noqa: E402
+from . import backbones, engine  # noqa: E402, F401
 from .version import __version__  # noqa: E402
 
-__all__ = ['DMFormer', '__version__']
+__all__ = ['__version__', *backbones.__all__]
+
+
+def __getattr__(name: str) -> type:
+    if name in backbones.__all__:
+        return getattr(backbones, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
