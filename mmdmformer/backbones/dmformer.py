@@ -13,6 +13,7 @@ from torch import Tensor
 from ..layers import Backbone, ConvFFN, LayerNorm2d, check_input_size, checkpoint_forward
 from ..layers.folding import as_affine, fold_after, fold_before, fold_sequence
 from ..mixers import DMA, FoldedDMA
+from ..ops import conv2d, fuses, map_slices
 
 
 def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
@@ -125,8 +126,16 @@ class FoldedDMFormerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        if not fuses(x, *self.parameters()):
+            return self._forward(x)
+        widest = max(self.mixer.expand.out_channels, self.ffn[0].out_channels)
+        return map_slices(self._forward, x, widest * x[0, 0].nbytes)
+
+    def _forward(self, x: Tensor) -> Tensor:
         x = self.mixer(x)
-        return x + self.ffn(x)
+        expand, depthwise, act, reduce = self.ffn
+        y = conv2d(conv2d(x, expand), depthwise, act)
+        return conv2d(y, reduce, add=x)
 
 
 class DMFormerStage(nn.Module):
@@ -314,6 +323,8 @@ class DMFormer(Backbone):
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
         outs = []
+        if x.device.type == 'cpu':  # where convolutions are faster in this layout
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             x = stage(x)

@@ -3,8 +3,9 @@
 
 from . import environment
 from .environment import require_toolbox
+from .fused_operators import has_fused_convolutions
 
-__all__ = ['prepare', 'require_toolbox']
+__all__ = ['has_fused_convolutions', 'prepare', 'require_toolbox']
 
 
 def prepare() -> None:

@@ -10,7 +10,7 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor
 
 from ..layers.folding import as_affine, compose, fold_after, fold_before
-from ..ops import multi_dilated_dwconv
+from ..ops import conv2d, multi_dilated_dwconv
 
 
 class DMA(nn.Module):
@@ -168,13 +168,14 @@ class FoldedDMA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (B, C, H, W) to the same shape."""
-        y = self.act(self.expand(x))
-        y = self.act(_sum_branches(y, self.branches, self.dilations))
-        y = self.value(y)
-        if self.skip is not None:
-            y = y + self.skip(x)
+        y = conv2d(x, self.expand, self.act)
+        y = _sum_branches(y, self.branches, self.dilations, self.act)
+        if self.skip is None:
+            y = conv2d(y, self.value, self.out_act)
+        else:
+            y = conv2d(x, self.skip, self.out_act, add=conv2d(y, self.value))
         scale = self.scale if self.gate is None else self.scale * self.gate(x)
-        return torch.addcmul(x, scale, self.out_act(y))
+        return torch.addcmul(x, scale, y)
 
 
 class ChannelGate(nn.Module):
@@ -200,10 +201,17 @@ class ChannelGate(nn.Module):
         return self.fcs(x.mean(dim=(2, 3)))[:, :, None, None]
 
 
-def _sum_branches(x: Tensor, branches: Sequence[nn.Conv2d], dilations: Sequence[int]) -> Tensor:
+def _sum_branches(
+    x: Tensor,
+    branches: Sequence[nn.Conv2d],
+    dilations: Sequence[int],
+    act: nn.Module | None = None,
+) -> Tensor:
     weights = [branch.weight for branch in branches]
     biases = [branch.bias for branch in branches]
-    return multi_dilated_dwconv(x, weights, biases, dilations)
+    relu = isinstance(act, nn.ReLU)
+    y = multi_dilated_dwconv(x, weights, biases, dilations, relu)
+    return y if act is None or relu else act(y)
 
 
 def _check_branches(kernel_sizes: Sequence[int], dilations: Sequence[int]) -> None:

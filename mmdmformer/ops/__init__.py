@@ -1,4 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+from .fused_conv import conv2d, fuses, map_slices
 from .multi_dilated_dwconv import dwconv_path, multi_dilated_dwconv
 
-__all__ = ['dwconv_path', 'multi_dilated_dwconv']
+__all__ = ['conv2d', 'dwconv_path', 'fuses', 'map_slices', 'multi_dilated_dwconv']

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-PATHS = ('auto', 'reference', 'split', 'cpu', 'triton')
+from .fused_conv import convolve, fuses, map_slices
+
+PATHS = ('auto', 'reference', 'split', 'cpu', 'fused', 'triton')
 _path = os.environ.get('MMDMFORMER_DWCONV', 'auto')
 
 
@@ -23,8 +25,10 @@ def dwconv_path(path: str) -> Iterator[None]:
     Args:
         path (str): ``'reference'`` (a torch convolution for each branch),
             ``'split'`` (the same with part of the padding made before),
-            ``'cpu'`` (that, and fast weight gradients on CPUs), ``'triton'``
-            (one kernel for all branches, on GPUs), or ``'auto'``.
+            ``'cpu'`` (that, and fast weight gradients on CPUs), ``'fused'``
+            (sum and activation inside the convolutions, for inference in
+            float32 on CPUs), ``'triton'`` (one kernel for all branches, on
+            GPUs), or ``'auto'``.
 
     Raises:
         ValueError: If there is no such path.
@@ -47,7 +51,11 @@ def _known(path: str) -> str:
 
 
 def multi_dilated_dwconv(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dilations: Sequence[int]
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    dilations: Sequence[int],
+    relu: bool = False,
 ) -> Tensor:
     """Sum depth-wise convolutions over branches, with "same" zero padding and stride 1.
 
@@ -60,6 +68,7 @@ def multi_dilated_dwconv(
             (C, 1, k, k) with k odd.
         biases (Sequence[Tensor]): One bias per branch, of shape (C, ).
         dilations (Sequence[int]): One dilation per branch.
+        relu (bool): Whether to apply ReLU to the sum. Defaults to False.
 
     Returns:
         Tensor: The sum, of shape (B, C, H, W).
@@ -76,36 +85,61 @@ def multi_dilated_dwconv(
     """
     path = _known(_path)
     if path == 'auto':
-        path = _choose_path(x)
-    if path == 'triton':
-        return _fused(x, weights, biases, dilations)
-    convolve = _CONVOLUTIONS[path]
+        path = _choose_path(x, *weights, *biases)
     bias = sum(biases[1:], start=biases[0])
-    out = convolve(x, weights[0], bias, dilations[0])
+    if path == 'triton':
+        return _triton(x, weights, bias, dilations, relu)
+    if path == 'fused':
+        return _fused(x, weights, bias, dilations, relu)
+    convolve_branch = _CONVOLUTIONS[path]
+    out = convolve_branch(x, weights[0], bias, dilations[0])
     for weight, dilation in zip(weights[1:], dilations[1:], strict=True):
-        out += convolve(x, weight, None, dilation)
-    return out
+        out += convolve_branch(x, weight, None, dilation)
+    return out.relu_() if relu else out
 
 
-def _choose_path(x: Tensor) -> str:
+def _choose_path(x: Tensor, *parameters: Tensor) -> str:
     # The Triton kernels have not been timed on a GPU yet, and are used on demand alone.
     if x.device.type != 'cpu':
         return 'reference'
+    if fuses(x, *parameters):
+        return 'fused'
     captured = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if captured or torch.is_autocast_enabled('cpu') or x.dtype not in (torch.float, torch.double):
         return 'split'
     return 'cpu'
 
 
-def _fused(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dilations: Sequence[int]
+def _triton(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor, dilations: Sequence[int], relu: bool
 ) -> Tensor:
     from .triton_dwconv import dwconv_taps, tap_offsets
 
     sizes = tuple(tuple(weight.shape[2:]) for weight in weights)
     offsets = tap_offsets(sizes, tuple(dilations), x.device)
-    weight = torch.cat([weight.flatten(1) for weight in weights], 1)
-    return dwconv_taps(x, weight, sum(biases[1:], start=biases[0]), offsets)
+    taps = torch.cat([weight.flatten(1) for weight in weights], 1)
+    return dwconv_taps(x, taps, bias, offsets, relu)
+
+
+def _fused(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor, dilations: Sequence[int], relu: bool
+) -> Tensor:
+    """Let oneDNN add each branch to the sum so far, image by image, in its favourite layout."""
+    weights = [
+        _crop_to_reach(weight, dilation, x.shape[2:])
+        for weight, dilation in zip(weights, dilations, strict=True)
+    ]
+
+    def sum_branches(x: Tensor) -> Tensor:
+        x, out = x.contiguous(memory_format=torch.channels_last), None
+        for i, (weight, dilation) in enumerate(zip(weights, dilations, strict=True)):
+            padded, padding = _pad_in_part(x, weight, dilation)
+            geometry = (padding, [1, 1], [dilation, dilation], x.shape[1])
+            act = 'relu' if relu and i == len(weights) - 1 else 'none'
+            out = convolve(padded, weight, None if i else bias, *geometry, act, out)
+        return out
+
+    return map_slices(sum_branches, x, x[0].nbytes)
 
 
 def dwconv_reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -120,12 +154,16 @@ def _dwconv_split_padding(x: Tensor, weight: Tensor, bias: Tensor | None, dilati
     oneDNN's fast depth-wise kernel takes paddings below the kernel size only; past that a
     reference kernel, about ten times slower, would run. The values are the same.
     """
+    x, padding = _pad_in_part(x, weight, dilation)
+    return F.conv2d(x, weight, bias, 1, padding, dilation, groups=x.shape[1])
+
+
+def _pad_in_part(x: Tensor, weight: Tensor, dilation: int) -> tuple[Tensor, list[int]]:
+    """Pad as far as the convolution should not do itself; the rest is returned."""
     padding = [dilation * (size // 2) for size in weight.shape[2:]]
     implicit = [min(p, size - 1) for p, size in zip(padding, weight.shape[2:], strict=True)]
     top, left = (p - i for p, i in zip(padding, implicit, strict=True))
-    if top or left:
-        x = F.pad(x, (left, left, top, top))
-    return F.conv2d(x, weight, bias, 1, implicit, dilation, groups=x.shape[1])
+    return (F.pad(x, (left, left, top, top)) if top or left else x), implicit
 
 
 def _dwconv_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

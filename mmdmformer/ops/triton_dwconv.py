@@ -24,7 +24,7 @@ _MAX_SPLITS = 32  # programs that share the sum over positions for one weight's 
 def _convolve_kernel(
     x, weight, bias, offsets, out, channels, height, width,
     x_b, x_c, x_h, x_w, out_b, out_c, out_h, out_w,
-    NUM_TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, ACC: tl.constexpr,
+    NUM_TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """One tile of one channel of one image: ``sum_t weight[c, t] * x[.. + offset_t] + bias[c]``."""
@@ -41,6 +41,8 @@ def _convolve_kernel(
         total += value.to(ACC) * tl.load(weight + c * NUM_TAPS + tap).to(ACC)
     if HAS_BIAS:
         total += tl.load(bias + c).to(ACC)
+    if RELU:
+        total = tl.maximum(total, 0.0, tl.PropagateNan.ALL)
     place = out + b * out_b + c * out_c + rows * out_h + columns * out_w
     tl.store(place, total.to(out.dtype.element_ty), (rows < height) & (columns < width))
 
@@ -75,7 +77,9 @@ def _weight_gradient_kernel(
 
 
 @torch.library.custom_op('mmdmformer::dwconv_taps', mutates_args=())
-def dwconv_taps(x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor) -> Tensor:
+def dwconv_taps(
+    x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, relu: bool = False
+) -> Tensor:
     """Convolve every channel with its own taps, with zeros around the map.
 
     Args:
@@ -84,6 +88,7 @@ def dwconv_taps(x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor)
         bias (Tensor, optional): Of shape (C, ).
         offsets (Tensor): Row and column offset of each tap in pixels, int32
             of shape (T, 2).
+        relu (bool): Whether to apply ReLU at the end. Defaults to False.
 
     Returns:
         Tensor: Output of shape (B, C, H, W), of the input's type and memory
@@ -93,7 +98,7 @@ def dwconv_taps(x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor)
     out = torch.empty_like(x)
     _convolve_kernel[batch * channels, _num_tiles(height, width)](
         x, weight, bias, offsets, out, channels, height, width, *x.stride(), *out.stride(),
-        NUM_TAPS=weight.shape[1], HAS_BIAS=bias is not None, ACC=_accumulator(x),
+        NUM_TAPS=weight.shape[1], HAS_BIAS=bias is not None, RELU=relu, ACC=_accumulator(x),
         BLOCK_H=_BLOCK_H, BLOCK_W=_BLOCK_W,
     )  # fmt: skip
     return out
@@ -124,7 +129,7 @@ def dwconv_taps_weight_gradient(x: Tensor, grad: Tensor, offsets: Tensor) -> Ten
 
 
 @dwconv_taps.register_fake
-def _(x, weight, bias, offsets):
+def _(x, weight, bias, offsets, relu=False):
     return torch.empty_like(x)
 
 
@@ -134,21 +139,23 @@ def _(x, grad, offsets):
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, bias, offsets = inputs
-    ctx.save_for_backward(x, weight, offsets)
+    x, weight, bias, offsets, relu = inputs
+    ctx.save_for_backward(x, weight, offsets, *([output] if relu else []))
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _backward(ctx, grad):
-    x, weight, offsets = ctx.saved_tensors
+    x, weight, offsets, *activated = ctx.saved_tensors
     grad_x = grad_weight = grad_bias = None
+    if activated:
+        grad = grad * (activated[0] > 0)
     if ctx.needs_input_grad[0]:
         grad_x = dwconv_taps(grad, weight, None, -offsets)
     if ctx.needs_input_grad[1]:
         grad_weight = dwconv_taps_weight_gradient(x, grad, offsets).to(weight.dtype)
     if ctx.needs_input_grad[2]:
         grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype)
-    return grad_x, grad_weight, grad_bias, None
+    return grad_x, grad_weight, grad_bias, None, None
 
 
 dwconv_taps.register_autograd(_backward, setup_context=_setup_context)

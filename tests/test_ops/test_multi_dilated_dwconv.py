@@ -83,6 +83,32 @@ def test_gradients_equal_those_of_plain_convolutions(size, memory_format):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('size', [(20, 31), *SIZES])
+@pytest.mark.parametrize(('kernel_sizes', 'dilations'), CASES)
+def test_inference_in_single_precision(kernel_sizes, dilations, size, relu, memory_format):
+    x, weights, biases = make_inputs(kernel_sizes, channels=4, size=size)
+    expected = multi_dilated_dwconv(x, weights, biases, dilations, relu)
+    single = [t.float() for t in (x, *weights, *biases)]
+    image, n = single[0].contiguous(memory_format=memory_format), len(weights)
+    before = image.clone()
+    out = multi_dilated_dwconv(image, single[1 : n + 1], single[n + 1 :], dilations, relu)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    assert image.equal(before)
+
+
+def test_relu_and_its_gradient():
+    x, weights, biases = make_inputs((3, 5))
+    tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
+    fused = multi_dilated_dwconv(x, weights, biases, (1, 2), relu=True)
+    apart = multi_dilated_dwconv(x, weights, biases, (1, 2)).relu()
+    assert (fused == 0).any() and fused.equal(apart)
+    grad = torch.randn_like(x)
+    for a, b in zip(*(torch.autograd.grad(y, tensors, grad) for y in (fused, apart)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_branches_of_different_number_are_refused():
     x, weights, biases = make_inputs((3, 5))
     with pytest.raises(ValueError, match='shorter'):
@@ -115,6 +141,20 @@ def test_every_forced_path_gives_the_same_and_is_left_again(path, monkeypatch):
         with dwconv_path('auto'):
             multi_dilated_dwconv(*inputs, (1, 2, 3))
     assert taken == [path] * (6 if path == 'cpu' else 3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('grad', [False, True])
+def test_convolutions_are_fused_in_inference_in_single_precision_only(dtype, grad, monkeypatch):
+    inputs = make_inputs((3, 5, 7), channels=4, size=(9, 11), dtype=dtype)
+    inputs[1][1].requires_grad_()
+    calls = []
+    convolve = module.convolve
+    monkeypatch.setattr(module, 'convolve', lambda *args: calls.append(1) or convolve(*args))
+    with torch.set_grad_enabled(grad):
+        out = multi_dilated_dwconv(*inputs, (1, 2, 3))
+    assert len(calls) == (3 if dtype == torch.float32 and not grad else 0)
+    assert out.requires_grad == grad
 
 
 def test_unknown_path_is_named(monkeypatch):

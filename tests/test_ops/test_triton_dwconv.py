@@ -43,6 +43,20 @@ def test_output_and_gradients_equal_the_reference(kernel_sizes, dilations, shape
         torch.testing.assert_close(ours, theirs)
 
 
+def test_relu_and_its_gradient():
+    x, weights, biases = make_inputs((3, 5), (2, 2, 6, 7), torch.float64)
+    grad = torch.randn_like(x)
+    results = []
+    for path in ('triton', 'reference'):
+        tensors = [t.detach().clone().requires_grad_() for t in (x, *weights, *biases)]
+        with dwconv_path(path):
+            out = multi_dilated_dwconv(tensors[0], tensors[1:3], tensors[3:], (1, 2), relu=True)
+        assert (out == 0).any() and (out > 0).any()
+        results.append((out, *torch.autograd.grad(out, tensors, grad)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_any_memory_format():
     x, weights, biases = make_inputs((3, 5), (2, 3, 6, 7), torch.float64)
     strided = x.to(memory_format=torch.channels_last)

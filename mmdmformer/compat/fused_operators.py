@@ -1,0 +1,37 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Operators that torch's compiler uses, and whose presence no documentation promises."""
+
+import functools
+
+
+@functools.lru_cache
+def has_fused_convolutions() -> bool:
+    """Tell whether torch's fused oneDNN operators are there and compute what they should.
+
+    Returns:
+        bool: Whether convolutions and matrix products that add and activate
+        give the expected numbers on the CPU.
+    """
+    try:
+        return _multiply_add_as_expected()
+    except (AttributeError, RuntimeError):  # no such operator, or another signature
+        return False
+
+
+def _multiply_add_as_expected() -> bool:
+    import torch
+
+    operators = torch.ops.mkldnn
+    x, weight = torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), -2.0)
+    geometry = ([0, 0], [1, 1], [1, 1], 1)
+    rows, matrix = x.flatten(1), weight.flatten(1)
+    with torch.no_grad():
+        results = [
+            operators._convolution_pointwise(x, weight, None, *geometry, 'relu', [], ''),
+            operators._convolution_pointwise_.binary(
+                x.clone(), x, weight, None, *geometry, 'add', 1.0, None, [], None
+            ),
+            operators._linear_pointwise(rows, matrix, None, 'relu', [], ''),
+            operators._linear_pointwise.binary(rows, rows, matrix, None, 'add'),
+        ]
+    return [result.item() for result in results] == [0.0, -3.0, 0.0, -3.0]
