@@ -11,7 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmdmformer  # noqa: F401
 
-BACKBONES = {'DMFormer': dict(type='DMFormer', arch='nano')}
+DEPTHWISE = dict(activation='none', kernel='depthwise', position='relative')
+BACKBONES = {
+    'DMFormer': dict(type='DMFormer', arch='nano'),
+    'DynamicViT': dict(type='DynamicViT', arch='nano', out_type='pyramid', **DEPTHWISE),
+    'DynamicSwin': dict(type='DynamicSwin', arch='nano', pad_small_map=True, **DEPTHWISE),
+}
 
 pytestmark = pytest.mark.parametrize('cfg', BACKBONES.values(), ids=BACKBONES)
 
@@ -89,7 +94,9 @@ def test_frozen_stages(cfg, frozen_stages, image):
 
 def test_norm_eval(cfg, image):
     model = build(cfg, norm_eval=True).train()
-    assert batch_norms(model) and not any(m.training for m in batch_norms(model))
+    if not batch_norms(model):
+        pytest.skip('no batch norm')
+    assert not any(m.training for m in batch_norms(model))
     before = [m.running_mean.clone() for m in batch_norms(model)]
     model(image)
     assert all(a.equal(m.running_mean) for a, m in zip(before, batch_norms(model), strict=True))
@@ -138,7 +145,7 @@ def test_autocast(cfg, dtype, image):
         out = model(image)[-1]
     some_loss([out.float()]).backward()
     assert (out.float() - expected).norm() / expected.norm() < 0.05
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
@@ -156,9 +163,9 @@ def test_compile(cfg, with_cp, image):
 
 
 def test_tracing(cfg, image):
-    model = build(cfg, out_indices=(0, 3)).eval()
-    traced = torch.jit.trace(model, image)
-    other = torch.rand(1, 3, 96, 64)
+    model = build(cfg, out_indices=(0, 3)).double().eval()
+    traced = torch.jit.trace(model, image.double())
+    other = torch.rand(1, 3, 96, 64).double()
     for out, expected in zip(traced(other), model(other), strict=True):
         torch.testing.assert_close(out, expected)
 
