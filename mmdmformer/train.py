@@ -26,11 +26,14 @@ def main(args: Sequence[str] | None = None) -> None:
     with runtime.one_sentence_errors():
         cfg = training_config(options)
         with runtime.missing_data_named(cfg, 'train', 'val'):
-            runner = runtime.build_runner(cfg)
-            report_batch_size(runner)
-            runner.train()
-            del runner  # see leave_distributed
+            _train(cfg)
         runtime.leave_distributed()
+
+
+def _train(cfg: Config) -> None:
+    runner = runtime.build_runner(cfg)  # gone when this returns: see leave_distributed
+    report_batch_size(runner)
+    runner.train()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,12 +30,13 @@ dist_run() {
 
     # One thread for each process, unless the user says more, keeps them from competing for cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" \
+    exec "${PYTHON:-python}" "$TOOLS/torchrun.py" "${rendezvous[@]}" \
         --nproc-per-node="$processes" "$@" --launcher pytorch
 }
 
 # slurm_run PARTITION JOB_NAME DIST_SCRIPT ARGS... -- OPTIONS...: run `DIST_SCRIPT ARGS... GPUS_PER_NODE
-# OPTIONS...` once on each node of a Slurm job.
+# OPTIONS...` once on each node of a Slurm job, and tell it WARNING seconds before the job's time is up.
+# With REQUEUE=1 the job is queued, and again whenever it was interrupted.
 slurm_run() {
     local partition=$1 job_name=$2 gpus=${GPUS:-8} command=()
     shift 2
@@ -50,9 +51,16 @@ slurm_run() {
         shift
     done
     shift
-    # shellcheck disable=SC2086  # SRUN_ARGS holds several arguments
-    exec srun --partition="$partition" --job-name="$job_name" \
-        --nodes=$((gpus / gpus_per_node)) --ntasks-per-node=1 --gres="gpu:$gpus_per_node" \
-        --cpus-per-task=$((gpus_per_node * ${CPUS_PER_TASK:-5})) --kill-on-bad-exit=1 \
-        ${SRUN_ARGS:-} bash "$TOOLS/slurm_node.sh" "${command[@]}" "$gpus_per_node" "$@"
+    local job=(--partition="$partition" --job-name="$job_name"
+        --nodes=$((gpus / gpus_per_node)) --ntasks-per-node=1 --gres="gpu:$gpus_per_node"
+        --cpus-per-task=$((gpus_per_node * ${CPUS_PER_TASK:-5})) --signal="USR1@${WARNING:-120}")
+    command+=("$gpus_per_node" "$@")
+    # shellcheck disable=SC2086  # SRUN_ARGS and SBATCH_ARGS hold several arguments
+    if [[ ${REQUEUE:-0} == 1 ]]; then
+        exec sbatch "${job[@]}" --requeue --open-mode=append ${SBATCH_ARGS:-} \
+            --wrap="$(printf '%q ' bash "$TOOLS/slurm_job.sh" "${command[@]}" --resume)"
+    fi
+    # shellcheck disable=SC2086
+    exec srun "${job[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+        bash "$TOOLS/slurm_node.sh" "${command[@]}"
 }

@@ -9,4 +9,4 @@ source "$TOOLS/launch.sh"
     exit 2
 }
 
-slurm_run "$1" "$2" "$TOOLS/dist_test.sh" "$3" "$4" -- "${@:5}"
+REQUEUE=0 slurm_run "$1" "$2" "$TOOLS/dist_test.sh" "$3" "$4" -- "${@:5}"

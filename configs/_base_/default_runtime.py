@@ -13,3 +13,6 @@ resume = False
 randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)
 # The share of unreadable training images that are replaced by others; more stop the run.
 bad_image_limit = 0.001
+# A loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');
+# find_layer names the layer where it arose.
+non_finite = dict(action='stop', find_layer=False)

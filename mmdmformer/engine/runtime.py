@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import gc
 import os
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -29,8 +31,12 @@ from ..compat.checkpoint import CheckpointError
 from ..datasets.bad_input import BadInputError
 from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
+from .finite import ACTIONS, NonFiniteError
 from .runner import BAD_IMAGE_LIMIT, GuardedRunner
+from .signals import EXIT_CODE, Interrupted
 from .variables import CfgOptions, read_config
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UsageError(Exception):
@@ -39,12 +45,34 @@ class UsageError(Exception):
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print a user's mistake as one line on stderr and exit with code 2."""
+    """Print what ends a run as one line on stderr.
+
+    A mistake of the user's, a full disk and losses that are not finite exit with code 2, a
+    scheduler's signal with :data:`~.signals.EXIT_CODE`, after which the run can be started again.
+    """
     try:
         yield
-    except (UsageError, CheckpointError, BadInputError) as error:
+        return
+    except (UsageError, CheckpointError, BadInputError, NonFiniteError) as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        where = f' for {error.filename}' if error.filename else ''
+        print(
+            f'error: there is no room on the disk{where} ({error.strerror}): make room and start '
+            'again with --resume; the checkpoints written before are unharmed.',
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except Interrupted as interrupted:
+        message = str(interrupted)
+    # Outside of the except clause, as its error holds on to the runner.
+    if is_main_process():
+        print(message, file=sys.stderr)
+    leave_distributed()
+    raise SystemExit(EXIT_CODE)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +227,9 @@ def build_runner(cfg: Config) -> Runner:
     limit = cfg.get('bad_image_limit', BAD_IMAGE_LIMIT)
     if not (isinstance(limit, (int, float)) and 0 <= limit <= 1):
         raise UsageError(f'bad_image_limit must be a share from 0 to 1, not {limit!r}.')
+    action = cfg.get('non_finite', {}).get('action', ACTIONS[0])
+    if action not in ACTIONS:
+        raise UsageError(f"non_finite.action must be 'stop' or 'skip', not {action!r}.")
     return GuardedRunner.from_cfg(cfg)
 
 

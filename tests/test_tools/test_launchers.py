@@ -229,7 +229,10 @@ def test_no_thread_of_gloo_is_left_that_could_abort_the_exit(entry, toy, python)
 def test_one_process_that_fails_ends_the_job_with_its_error(toy):
     code, _, err = finish(start('dist_train.sh', 'config.py', 2, cwd=toy, TOY_FAIL='1'))
     assert code != 0
-    assert 'RuntimeError: process 1 broke' in err
+    assert err.count('RuntimeError: process 1 broke') == 1
+    assert err.splitlines()[-1] == (
+        'error: process 1 of the job ended first, with code 1; what it wrote is above.'
+    )
 
 
 @pytest.fixture
@@ -257,7 +260,8 @@ def test_slurm_job_trains_on_two_nodes(toy, slurm):
     assert_trained_together(records(toy / 'work'), 2)
     assert (toy / 'srun.log').read_text().splitlines() == [
         '--partition=part', '--job-name=job', '--nodes=2', '--ntasks-per-node=1', '--gres=gpu:1',
-        '--cpus-per-task=3', '--kill-on-bad-exit=1', '--qos=high', '--time=9', 'bash',
+        '--cpus-per-task=3', '--signal=USR1@120', '--kill-on-bad-exit=1', '--qos=high',
+        '--time=9', 'bash',
         f'{TOOLS}/slurm_node.sh', f'{TOOLS}/dist_train.sh', 'config.py', '1', '--work-dir', 'work',
     ]  # fmt: skip
 
@@ -274,7 +278,7 @@ def test_slurm_test_runs_the_line_of_dist_test(tmp_path, slurm):
         'slurm_test.sh', 'part', 'job', 'c.py', 'c.pth', '--tta', cwd=tmp_path, GPUS='4', **slurm
     )
     assert line == (
-        '-m torch.distributed.run --standalone --local-addr=127.0.0.1 --nproc-per-node=4 '
+        f'{TOOLS}/torchrun.py --standalone --local-addr=127.0.0.1 --nproc-per-node=4 '
         f'{TOOLS}/test.py c.py c.pth --tta --launcher pytorch'
     )
     first, second = torchrun_line(
@@ -283,7 +287,7 @@ def test_slurm_test_runs_the_line_of_dist_test(tmp_path, slurm):
     port = 20000 + int(slurm['SLURM_JOB_ID']) * 101 % 10000
     for rank, line in enumerate((first, second)):
         assert line == (
-            f'-m torch.distributed.run --nnodes=2 --node-rank={rank} --master-addr=127.0.0.1 '
+            f'{TOOLS}/torchrun.py --nnodes=2 --node-rank={rank} --master-addr=127.0.0.1 '
             f'--master-port={port} --nproc-per-node=8 {TOOLS}/test.py c.py c.pth --launcher pytorch'
         )
 
@@ -292,7 +296,7 @@ def test_several_machines_without_slurm(tmp_path):
     env = dict(NNODES='3', NODE_RANK='1', MASTER_ADDR='first', PORT='1234')
     (line,) = torchrun_line('dist_train.sh', 'c o n f.py', 8, cwd=tmp_path, **env)
     assert line == (
-        '-m torch.distributed.run --nnodes=3 --node-rank=1 --master-addr=first '
+        f'{TOOLS}/torchrun.py --nnodes=3 --node-rank=1 --master-addr=first '
         f'--master-port=1234 --nproc-per-node=8 {TOOLS}/train.py c o n f.py --launcher pytorch'
     )
 

@@ -1,0 +1,299 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Faults that training meets: kills, damaged checkpoints, full disks, signals, bad numbers."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ...engine.signals import EXIT_CODE
+from . import Outcome, fault
+from .mini_runs import TASKS, MiniRun, end, make_data
+
+# Where a run is killed, and at most how often it gets there between two checkpoints.
+MOMENTS = {'step': 8, 'validation': 6, 'writing': 3, 'renaming': 3, 'pointing': 3, 'any time': 0}
+_RUN_SECONDS = 4.0  # a run lasts about that long
+KILLED = -9
+
+
+def read(path: Path) -> dict:
+    """The content of a checkpoint that this package wrote."""
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two checkpoints of the same iteration: names of parts and tensors."""
+    first, second = read(one), read(other)
+    parts = [part for part in ('iter', 'epoch') if first['meta'][part] != second['meta'][part]]
+    for part in ('state_dict', 'optimizer', 'param_schedulers'):
+        if not _equal(first.get(part), second.get(part)):
+            parts.append(part)
+    return parts
+
+
+def _equal(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other
+
+
+def progress(path: Path) -> int:
+    """The iteration of a checkpoint."""
+    return read(path)['meta']['iter']
+
+
+def complete_checkpoints(work_dir: Path) -> list[Path]:
+    """The checkpoints of a run from which it can go on, the newest last."""
+    paths = [p for p in work_dir.glob('*.pth') if not p.name.startswith('best')]
+    return sorted(paths, key=progress)
+
+
+def last_checkpoint(work_dir: Path) -> Path:
+    """The checkpoint that mmengine's pointer names."""
+    return Path((work_dir / 'last_checkpoint').read_text())
+
+
+def kill_and_resume(
+    task: str, times: int, folder: Path, seed: int, processes: int = 1, moments=tuple(MOMENTS)
+) -> Outcome:
+    """Kill runs again and again, and start each with the same command until it is complete.
+
+    Args:
+        task (str): Which mini run.
+        times (int): How many kills.
+        folder (Path): An empty folder.
+        seed (int): Decides when to kill.
+        processes (int): Processes of the run, all of which are killed. Defaults to 1.
+        moments (Sequence[str]): Keys of :data:`MOMENTS`, taken in turn.
+
+    Returns:
+        Outcome: Losses are a run that does not go on from its newest checkpoint, or that ends with
+        other weights than one that nobody killed.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    reference = MiniRun(task, folder, 'reference', processes=processes)
+    if any(reference.run('--resume')):
+        outcome.lose(f'the run that nobody killed failed: {reference.output()[-500:]}')
+        return outcome
+    kills = lives = 0
+    while kills < times:
+        lives += 1
+        run, lived = MiniRun(task, folder, f'run{lives}', processes=processes), False
+        while not lived:
+            done = complete_checkpoints(run.work_dir)
+            expected = progress(done[-1]) if done else 0
+            moment = moments[(seed + kills) % len(moments)]
+            codes = _live(run, moment if kills < times else 'never', dice)
+            _check_start(outcome, run, expected)
+            lived = not any(codes)
+            if not lived and codes[0] == KILLED:
+                kills += 1
+                outcome.add(f'killed ({moment})')
+            elif not lived:
+                outcome.lose(f'ended with {codes}: {run.output()[-500:]}')
+                return outcome
+        _compare(outcome, run, reference)
+    return outcome
+
+
+def _live(run: MiniRun, moment: str, dice: random.Random) -> list[int]:
+    """One life of a run: its exit codes."""
+    if moment == 'any time':
+        started = run.start('--resume')
+        started[0].join(dice.uniform(0.1, _RUN_SECONDS * run.processes))
+        for process in started:
+            process.kill()
+        return [end(process) for process in started]
+    count = dice.randint(1, MOMENTS.get(moment, 1))
+    started = run.start('--resume', INJECT=f'{moment}:{count}:kill', INJECT_RANK='0')
+    codes = [end(started[0])]
+    for process in started[1:]:  # as the launcher does
+        if codes[0]:
+            process.kill()
+        codes.append(end(process))
+    return codes
+
+
+def _check_start(outcome: Outcome, run: MiniRun, expected: int) -> None:
+    """Whether a life began where the last complete checkpoint is."""
+    output = run.output()
+    resumed = re.search(r'resumed epoch: \d+, iter: (\d+)', output)
+    if resumed is not None:
+        outcome.check(
+            int(resumed[1]) == expected,
+            'went on from the newest checkpoint',
+            f'went on from iteration {resumed[1]}, though {expected} was saved',
+        )
+    elif expected and '(train)' in output:
+        outcome.lose(f'started anew, though iteration {expected} was saved')
+
+
+def _compare(outcome: Outcome, run: MiniRun, reference: MiniRun) -> None:
+    last, theirs = last_checkpoint(run.work_dir), last_checkpoint(reference.work_dir)
+    different = differences(last, theirs)
+    outcome.check(
+        not different and last.name == theirs.name,
+        'ended with the state of an undisturbed run',
+        f'{last} differs from {theirs} in {", ".join(different)}',
+    )
+
+
+def signal_and_resume(task: str, times: int, folder: Path, seed: int) -> Outcome:
+    """Send a scheduler's signals to a run and its data workers, and start it again.
+
+    Args:
+        task (str): Which mini run.
+        times (int): How many signals.
+        folder (Path): An empty folder.
+        seed (int): Decides when.
+
+    Returns:
+        Outcome: Losses are another exit code, a signal that costs an iteration or a validation, and
+        other weights in the end than without signals.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    reference = MiniRun(task, folder, 'reference')
+    reference.run()
+    for number in range(times):
+        run = MiniRun(task, folder, f'run{number}', 'train_dataloader.num_workers=1')
+        name = ('term', 'usr1')[(seed + number) % 2]
+        moment = dice.choice([f'step:{dice.randint(1, 12)}', f'validation:{dice.randint(1, 6)}'])
+        (code,) = run.run(INJECT=f'{moment}:{name}')
+        outcome.check(
+            code == EXIT_CODE,
+            f'SIG{name.upper()}: saved and ended with {EXIT_CODE}',
+            f'SIG{name.upper()} at {moment} ended with {code}: {run.output()[-500:]}',
+        )
+        if moment.startswith('step'):
+            saved = progress(last_checkpoint(run.work_dir))
+            if saved != int(moment.partition(':')[2]):
+                outcome.lose(f'{moment}: iteration {saved} was saved')
+        if run.run('--resume') != [0]:
+            outcome.lose(f'could not go on: {run.output()[-500:]}')
+            continue
+        _compare(outcome, run, reference)
+    return outcome
+
+
+@fault(
+    'Checkpoint',
+    'damaged last checkpoint',
+    'cut at a random byte, a flipped bit, zeros in the middle, emptied; then started again',
+    times=40,
+    piece=10,
+)
+def damage_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
+    """Damage the last checkpoint of a run before it is started again.
+
+    Args:
+        times (int): How many runs.
+        folder (Path): An empty folder.
+        seed (int): Decides where the damage is.
+
+    Returns:
+        Outcome: Losses are damage that is not noticed, and other weights in the end.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    reference = MiniRun('classification', folder, 'reference')
+    reference.run()
+    for number in range(times):
+        run = MiniRun('classification', folder, f'run{number}')
+        shutil.copytree(reference.work_dir, run.work_dir)
+        newest = run.work_dir / 'epoch_3.pth'
+        (run.work_dir / 'last_checkpoint').write_text(str(newest))
+        _damage(newest, (seed + number) % 4, dice)
+        codes = run.run('--resume')
+        noticed = f'Checkpoint {newest} is damaged' in run.output()
+        outcome.check(
+            codes == [0] and noticed and 'resumed epoch: 2, iter: 8' in run.output(),
+            'noticed, and the one before was used',
+            f'damage {(seed + number) % 4}: ended with {codes}: {run.output()[-500:]}',
+        )
+        _compare(outcome, run, reference)
+    return outcome
+
+
+def _damage(path: Path, kind: int, dice: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    place = dice.randrange(len(content) // 10, len(content) * 9 // 10)
+    if kind == 0:
+        del content[place:]
+    elif kind == 1:
+        content[place] ^= 1 << dice.randrange(8)
+    elif kind == 2:
+        content[place : place + 4096] = bytes(len(content[place : place + 4096]))
+    else:
+        content.clear()
+    path.write_bytes(content)
+
+
+@fault(
+    'Checkpoint',
+    'full disk',
+    'no file may grow beyond a part of a checkpoint (RLIMIT_FSIZE)',
+    times=5,
+)
+def full_disk(times: int, folder: Path, seed: int) -> Outcome:
+    """Let the disk be full when a run writes its next checkpoint.
+
+    Args:
+        times (int): How many runs.
+        folder (Path): An empty folder.
+        seed (int): Decides how much of the checkpoint still fits.
+
+    Returns:
+        Outcome: Losses are an end without a message, and a checkpoint that suffers.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    reference = MiniRun('segmentation', folder, 'reference')
+    reference.run()
+    first = MiniRun('segmentation', folder, 'first')
+    first.run(INJECT='step:6:term')
+    size = last_checkpoint(first.work_dir).stat().st_size
+    for number in range(times):
+        run = MiniRun('segmentation', folder, f'run{number}')
+        shutil.copytree(first.work_dir, run.work_dir)
+        (run.work_dir / 'last_checkpoint').write_text(str(run.work_dir / 'iter_6.pth'))
+        codes = run.run('--resume', INJECT_FILE_SIZE=str(dice.randrange(size // 10, size)))
+        kept = sorted(path.name for path in run.work_dir.glob('*iter_*'))
+        spared = progress(last_checkpoint(run.work_dir)) == 6 and kept == ['iter_6.pth']
+        line = (run.output().splitlines() or [''])[-1]
+        outcome.check(
+            codes == [2] and spared and line.startswith('error: there is no room on the disk'),
+            'ended with one sentence, the checkpoint before unharmed',
+            f'ended with {codes} and {kept}: {run.output()[-500:]}',
+        )
+        run.run('--resume')
+        _compare(outcome, run, reference)
+    return outcome
+
+
+for _task in TASKS:
+    fault(
+        'Signal',
+        f'SIGTERM and SIGUSR1 in {_task}',
+        'sent to the process and its data worker, in a step or in a validation',
+        times=10,
+        piece=5,
+    )(partial(signal_and_resume, _task))
+    fault(
+        'Kill',
+        f'{_task} killed and started again',
+        'SIGKILL in a step, in a validation, while a checkpoint is written, before it has its '
+        'name, before the file that names it is written, and at any time',
+        times=30,
+        piece=10,
+    )(partial(kill_and_resume, _task))
