@@ -214,23 +214,10 @@ class _AnnotationGuard:
         return f'{of} in {self.ann_file}'
 
     def _check_file(self, results: dict) -> None:
-        """Refuse what the loader has changed: it keeps 8 bits and turns images, but not maps."""
-        with suppress(OSError), Image.open(results['seg_map_path']) as image:
-            if _orientation(image) != 1:
-                raise BadInputError(
-                    f'{self._name(results)} has the EXIF orientation {_orientation(image)}, which '
-                    'labels cannot have: turn its pixels and remove the tag.'
-                )
-            if image.mode in ('1', 'L', 'P'):  # up to 8 bits
-                return
-            values = np.asarray(image)
-            wrong = values != values.astype(np.uint8)
-            if wrong.any():
-                row, column = np.argwhere(wrong)[0][:2].tolist()
-                raise BadInputError(
-                    f'{self._name(results)} has the value {values[row, column]} in row {row}, '
-                    f'column {column}, which is no label of 8 bits: correct the file.'
-                )
+        with suppress(OSError):  # not on a disk, or of a format that Pillow does not know
+            fault = _find_map_fault(results['seg_map_path'])
+            if fault is not None:
+                raise BadInputError(f'{self._name(results)} {fault}: correct or restore the file.')
 
     def _check_labels(self, results: dict) -> None:
         labels, shape = results['gt_seg_map'], tuple(results['ori_shape'][:2])
@@ -251,6 +238,28 @@ class _AnnotationGuard:
 
     def __repr__(self) -> str:
         return repr(self.load)
+
+
+def _find_map_fault(path: str) -> str | None:
+    """What makes other labels of a map than its author drew, or None."""
+    try:
+        with Image.open(path) as image:
+            image.verify()  # the checksums, which Pillow does not look at when it loads
+    except SyntaxError as error:
+        return f'is damaged ({error})'
+    with Image.open(path) as image:
+        if image.format in ('JPEG', 'MPO'):
+            return 'is a JPEG, whose compression changes labels'
+        if _orientation(image) != 1:
+            return f'has the EXIF orientation {_orientation(image)}, which turns images, not labels'
+        if image.mode in ('1', 'L', 'P'):  # up to 8 bits
+            return None
+        values = np.asarray(image)
+    wrong = np.argwhere(values != values.astype(np.uint8))  # as the loader does
+    if not len(wrong):
+        return None
+    place = tuple(wrong[0].tolist())
+    return f'has the value {values[place]} in row {place[0]}, column {place[1]}, and labels 8 bits'
 
 
 def _refuse_bomb(path: str) -> None:
