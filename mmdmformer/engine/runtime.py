@@ -143,8 +143,11 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
         raise UsageError(
             f'--cfg-options {", ".join(options)} do not fit {path}: {error.args[0]}'
         ) from error
+    scope = cfg.get('default_scope')
+    if not isinstance(scope, str | None):
+        raise UsageError(f'default_scope of {path} must name a toolbox, not be {scope!r}.')
     try:
-        require_toolbox(cfg.get('default_scope'))
+        require_toolbox(scope)
     except ImportError as error:
         raise UsageError(error) from error
     return cfg
@@ -158,10 +161,14 @@ def _read_config(path: Path, options: dict[str, Any]) -> Config:
         raise UsageError(f'config file {path} does not exist: {hint}')
     try:
         return read_config(path, options)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        if getattr(error, 'name', None) is not None:
+    except Exception as error:  # a config is code, which can fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
             raise  # the config itself imports something that is missing: show where
-        raise UsageError(f'config file {path} cannot be read: {error}') from error
+        cause = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise UsageError(
+            f'config file {path} cannot be read ({cause}): correct it, or the file of its _base_ '
+            'where that is.'
+        ) from error
 
 
 def _set_mmpretrain_dataloader_defaults(cfg: Config) -> None:

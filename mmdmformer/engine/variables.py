@@ -10,9 +10,15 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+# Whose classes an option may name; others belong into a config file.
+_PACKAGES = ('mmdmformer', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg')
+
 
 class CfgOptions(DictAction):
     """mmengine's ``--cfg-options``, which names what it cannot read instead of failing in itself.
+
+    mmengine imports whatever a ``type`` names by its path, ``os.system`` not excepted, and calls it
+    with the settings beside it. So an option can name registered classes and the toolboxes' only.
 
     Examples:
         >>> parser = argparse.ArgumentParser()
@@ -38,6 +44,17 @@ class CfgOptions(DictAction):
                     f'{value!r} cannot be read: write KEY=VALUE, a list as KEY=1,2 or '
                     'KEY="[1,2]", and put anything with a dict into a config file',
                 ) from None
+            key = value.partition('=')[0]
+            if key.rpartition('.')[2] == 'type' and _is_foreign(getattr(namespace, self.dest)[key]):
+                raise argparse.ArgumentError(
+                    self,
+                    f'{value!r} names code outside of the toolboxes: put it into a config file, or '
+                    'register the class and give its name alone',
+                )
+
+
+def _is_foreign(name: Any) -> bool:
+    return not isinstance(name, str) or '.' in name and name.split('.')[0] not in _PACKAGES
 
 
 def read_config(path: str | Path, variables: Mapping[str, Any]) -> Config:

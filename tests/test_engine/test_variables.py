@@ -1,8 +1,10 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import argparse
+
 import pytest
 from mmengine.config import Config
 
-from mmdmformer.engine.variables import read_config
+from mmdmformer.engine.variables import CfgOptions, read_config
 
 BASE = """
 lr = 0.1
@@ -90,3 +92,15 @@ def test_numbers_that_python_writes_as_names(leaf):
     cfg = read_config(leaf, dict(lr=float('inf'), scale=(1, [float('-inf'), float('nan')])))
     assert cfg.optimizer.lr == float('inf')
     assert str(cfg.pipeline[0].scale) == '(1, [-inf, nan])'
+
+
+@pytest.mark.parametrize('name', ['os.system', '"os.system"', 'builtins.eval', '[os.system]', '1'])
+@pytest.mark.parametrize('key', ['type', 'model.type', 'train_pipeline.0.type'])
+def test_options_name_no_code_by_its_path(key, name):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
+    with pytest.raises(argparse.ArgumentError, match='names code outside of the toolboxes: put it'):
+        parser.parse_args(['--cfg-options', 'lr=1', f'{key}={name}'])
+    for allowed in ('AdamW', 'mmdet.CocoDataset', 'mmdmformer.datasets.coco.CocoDataset'):
+        options = parser.parse_args(['--cfg-options', f'{key}={allowed}']).cfg_options
+        assert options == {key: allowed}
