@@ -1,0 +1,61 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Files that would do something else than what they are read for."""
+
+import ast
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmdmformer.analysis.reliability import trust
+
+REPOSITORY = Path(__file__).parents[2]
+# What runs what a file holds; mmengine's load() reads pickles and YAML with objects.
+UNSAFE = {
+    'torch.load', 'torch.hub.load', 'torch.jit.load', 'pickle.load', 'pickle.loads', 'joblib.load',
+    'yaml.load', 'yaml.unsafe_load', 'eval', 'exec', 'os.system', 'mmengine.load', 'np.load',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('way', trust._WAYS_IN)
+def test_checkpoint_that_brings_code_is_refused(way, tmp_path, mini_data, monkeypatch):
+    (tmp_path / 'imagenet').symlink_to(mini_data / 'imagenet')
+    monkeypatch.setattr(trust, '_WAYS_IN', {way: trust._WAYS_IN[way]})
+    assert trust._load(tmp_path, np.random.default_rng(7)) == 'refused with its name'
+    assert not (tmp_path / 'mark').exists()
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_the_checkpoints_are_no_blanks(seed, tmp_path):
+    trust.write_malicious(tmp_path / 'x.pth', tmp_path / 'mark', np.random.default_rng(seed))
+    with contextlib.suppress(RuntimeError):  # torch finds out later that one is no checkpoint
+        torch.load(tmp_path / 'x.pth', weights_only=False)
+    assert (tmp_path / 'mark').is_dir()
+
+
+def test_archives_write_nothing_outside_of_their_folder(tmp_path):
+    outcome = trust.malicious_archives(100, tmp_path, seed=0)
+    assert outcome.lost == []
+    assert outcome.counts.total() == 100 and min(outcome.counts.values()) > 9
+
+
+def calls_in(path):
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return {
+        ast.unparse(call.func)
+        for call in calls
+        if all(ast.unparse(keyword) != 'weights_only=True' for keyword in call.keywords)
+    }
+
+
+def test_nothing_here_loads_files_that_can_hold_code():
+    """Checkpoints are read by mmengine's loader alone, which is made safe in compat."""
+    files = [
+        f for name in ('mmdmformer', 'tools', 'demo') for f in (REPOSITORY / name).rglob('*.py')
+    ]
+    assert len(files) > 40
+    found = {(f.relative_to(REPOSITORY).as_posix(), call) for f in files for call in calls_in(f)}
+    own = {('mmdmformer/analysis/reliability/training.py', 'torch.load')}  # what it just wrote
+    assert {entry for entry in found if entry[1] in UNSAFE} - own == set()
