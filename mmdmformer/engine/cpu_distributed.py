@@ -5,6 +5,8 @@ mmengine's runner binds each process to a GPU, once when it starts torch.distrib
 it wraps the model.
 """
 
+from datetime import timedelta
+
 import torch
 import torch.nn as nn
 from mmengine.config import Config
@@ -41,9 +43,12 @@ def distribute_on_cpu(cfg: Config) -> None:
     """Start torch.distributed and let mmengine's runner use it.
 
     Args:
-        cfg (Config): Its ``model_wrapper_cfg`` is set, or told to bind no GPU.
+        cfg (Config): Its ``model_wrapper_cfg`` is set, or told to bind no GPU. Processes wait
+            for each other ``env_cfg.dist_cfg.timeout`` seconds, as mmengine's do on GPUs.
     """
-    torch.distributed.init_process_group('gloo')
+    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    timeout = None if seconds is None else timedelta(seconds=seconds)
+    torch.distributed.init_process_group('gloo', timeout=timeout)
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(
             type='CPUReadyDistributedDataParallel',

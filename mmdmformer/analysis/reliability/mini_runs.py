@@ -76,7 +76,7 @@ class MiniRun:
         task (str): One of :data:`TASKS`.
         folder (Path): Where the data are and the config is written.
         work_dir (str): Folder of the run, in ``folder``.
-        options (str): Settings, as for ``--cfg-options``.
+        options (str): Settings, as for ``--cfg-options``; RANK in them is the process's number.
         processes (int): How many train together. Defaults to 1.
     """
 
@@ -96,11 +96,12 @@ class MiniRun:
             'default_hooks.logger.interval=1', *options,
         ]  # fmt: skip
 
-    def start(self, *args: str, **env: str) -> list[BaseProcess]:
+    def start(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[BaseProcess]:
         """Start the run.
 
         Args:
             args (str): Further arguments of the training entry.
+            timeout (int): Seconds after which it is killed. Defaults to :data:`TIMEOUT`.
             env (str): Environment variables.
 
         Returns:
@@ -111,22 +112,24 @@ class MiniRun:
             env.update(WORLD_SIZE=str(self.processes), MASTER_ADDR='127.0.0.1')
             env.update(MASTER_PORT=str(_free_port()))
             args += ['--launcher', 'pytorch']
-        args += ['--cfg-options', *self.options]
         started = []
         for rank in range(self.processes):
             own = dict(env, RANK=str(rank), LOCAL_RANK=str(rank)) if self.processes > 1 else env
-            process = _warm().Process(target=_train, args=(args, str(self.folder), rank, own))
+            options = [option.replace('RANK', str(rank)) for option in self.options]
+            rest = ([*args, '--cfg-options', *options], str(self.folder), rank, own, timeout)
+            process = _warm().Process(target=_train, args=rest)
             process.start()
             started.append(process)
         return started
 
-    def run(self, *args: str, **env: str) -> list[int]:
-        """Run until all processes have ended.
+    def run(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[int]:
+        """Run until all processes have ended; arguments are those of :meth:`start`.
 
         Returns:
             list[int]: Their exit codes; minus the signal's number where one ended the process.
         """
-        return [end(process) for process in self.start(*args, **env)]
+        started = self.start(*args, timeout=timeout, **env)
+        return [end(process, timeout) for process in started]
 
     def output(self, rank: int = 0) -> str:
         """What a process of the last start printed."""
@@ -159,9 +162,9 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def _train(args: list[str], folder: str, rank: int, env: dict[str, str]) -> None:
+def _train(args: list[str], folder: str, rank: int, env: dict[str, str], timeout: int) -> None:
     """The process itself."""
-    signal.alarm(TIMEOUT)
+    signal.alarm(timeout)
     os.environ.update(env, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     os.chdir(folder)
     output = os.open(f'output{rank}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -278,6 +279,86 @@ def full_disk(times: int, folder: Path, seed: int) -> Outcome:
         )
         run.run('--resume')
         _compare(outcome, run, reference)
+    return outcome
+
+
+WAIT = 10  # seconds that processes wait for each other here; longer in earnest
+
+
+@fault(
+    'Distributed',
+    'one of two processes killed, stalled or failing',
+    f'in a step; processes wait {WAIT} s for each other',
+    times=9,
+)
+def lose_process(times: int, folder: Path, seed: int) -> Outcome:
+    """Let one of two processes be lost, and wait for the other to end by itself.
+
+    Args:
+        times (int): How many runs.
+        folder (Path): An empty folder.
+        seed (int): Decides when.
+
+    Returns:
+        Outcome: Losses are a process that waits for ever, or ends without an error.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    for number in range(times):
+        action = ('kill', 'stall', 'fail')[(seed + number) % 3]
+        options = [f'env_cfg.dist_cfg.timeout={WAIT}']
+        run = MiniRun('classification', folder, f'run{number}', *options, processes=2)
+        inject = dict(INJECT=f'step:{dice.randint(2, 12)}:{action}', INJECT_RANK='1')
+        survivor, lost = run.start(**inject)
+        began = time.monotonic()
+        code = end(survivor, 30 + WAIT)
+        seconds = time.monotonic() - began
+        lost.kill()
+        lost.join()
+        output = run.output()
+        outcome.check(
+            code == 1 and 'RuntimeError' in output.splitlines()[-1],
+            f'{action}: the other one ended with an error of its connection',
+            f'{action}: the other one ended with {code} after {seconds:.0f} s: {output[-500:]}',
+        )
+    return outcome
+
+
+@fault(
+    'Distributed',
+    'processes with data of different lengths',
+    'images missing in the folder of one process',
+    times=3,
+)
+def different_lengths(times: int, folder: Path, seed: int) -> Outcome:
+    """Give one of two processes fewer images.
+
+    Args:
+        times (int): How many runs.
+        folder (Path): An empty folder.
+        seed (int): Decides how many fewer.
+
+    Returns:
+        Outcome: Losses are a process that starts to train, or waits for ever.
+    """
+    outcome = Outcome()
+    data = make_data(folder) / 'imagenet'
+    for number in range(times):
+        for rank in range(2):
+            shutil.copytree(data, folder / f'run{number}/{rank}')
+        # One of a class that has several, so that the classes stay.
+        for image in sorted((folder / f'run{number}/1/train').glob('*/*_00002.png'))[: number + 1]:
+            image.unlink()
+        root = folder / f'run{number}/RANK'
+        run = MiniRun('classification', folder, f'work{number}', f'data_root={root}', processes=2)
+        codes = run.run()
+        lines = [run.output(rank).splitlines()[-1] for rank in range(2)]
+        sentence = f'different lengths (16, {15 - number} samples, by rank)'
+        outcome.check(
+            codes == [2, 2] and all(sentence in line for line in lines),
+            'both ended with one sentence before training',
+            f'ended with {codes}: {lines}',
+        )
     return outcome
 
 
