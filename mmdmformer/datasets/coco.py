@@ -71,3 +71,20 @@ class CocoDataset(MMDetCocoDataset):
     """
 
     COCOAPI = CheckedCOCO
+
+    def filter_data(self) -> list[dict]:
+        """Leave out the images that ``filter_cfg`` names.
+
+        Returns:
+            list[dict]: One for each image that is left.
+
+        Raises:
+            BadInputError: If none is left.
+        """
+        data_list = super().filter_data()
+        if not data_list:
+            raise BadInputError(
+                f'{self.ann_file} has no image that can be used (filter_cfg={self.filter_cfg}): '
+                'correct or restore the file.'
+            )
+        return data_list

@@ -41,6 +41,8 @@ def _check_list(path: str, num_classes: int) -> None:
         lines = list_from_file(path)
     except UnicodeDecodeError as error:
         raise BadInputError(f'{path} is no text ({error}): restore the file.') from error
+    if not lines:
+        raise BadInputError(f'{path} is empty: restore the file.')
     labels: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(' ')

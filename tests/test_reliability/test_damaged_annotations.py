@@ -2,6 +2,7 @@
 """Damaged annotations of the three tasks; tools/analysis/reliability.py injects a thousand."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def test_masks_that_coco_has_are_accepted(mask):
     assert check_instances(instances(segmentation=mask), 'a.json') is None
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_file_without_images_is_named(split, mini_data, tmp_path):
+    path = tmp_path / f'coco/annotations/instances_{split}2017.json'
+    path.parent.mkdir(parents=True)
+    content = json.loads((mini_data / path.relative_to(tmp_path)).read_text())
+    path.write_text(json.dumps(dict(content, images=[], annotations=[])))
+    with pytest.raises(BadInputError, match=f'^{path} has no image that can be used'):
+        build('detection', tmp_path, split)
+
+
 # Label maps and classes
 
 
@@ -174,6 +185,9 @@ def test_line_without_a_class_is_named(line, mini_data, tmp_path):
     with pytest.raises(BadInputError) as refused:
         build('classification', tmp_path)
     assert str(refused.value).startswith(f'{path}: line 2 is {line!r} instead of an image and its')
+    path.write_text('')
+    with pytest.raises(BadInputError, match=f'^{path} is empty: restore the file'):
+        build('classification', tmp_path)
     path.write_text('x.png 3\nx.png 4\n')
     with pytest.raises(BadInputError, match='line 2 gives x.png the label 4, after 3 above'):
         build('classification', tmp_path)

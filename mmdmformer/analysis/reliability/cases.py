@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -60,6 +61,9 @@ def run_cases(case: Callable[[np.random.Generator], str], times: int, seed: int)
 def _work(case: Callable, numbers: range, sender: Connection) -> None:
     torch.set_num_threads(1)  # the threads of others do not survive a fork
     cv2.setNumThreads(0)
+    with open(os.devnull, 'w') as nowhere:  # decoders complain there of what they are given
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     for number in numbers:
         try:
             sender.send((case(np.random.default_rng(number)), False))
