@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Train for thousands of iterations and plot the memory and the open files of the process.
 
-A validation and a checkpoint follow every 16 iterations. Ends with 1 if either grows.
+A validation and a checkpoint follow every 8 iterations. Ends with 1 if either grows.
 """
 
 import argparse

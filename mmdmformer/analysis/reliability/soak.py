@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from .mini_runs import MiniRun, make_data
 
 COLUMNS = ('iteration', 'memory_mib', 'open_files')
-_PER_EPOCH = 16  # iterations, one image each
+_PER_EPOCH = 8  # iterations, two images each
 _EVERY = 8  # iterations between two records
 
 
@@ -34,7 +34,7 @@ class ResourceHook(Hook):
 
 
 def soak(iterations: int, folder: Path) -> list[dict[str, float]]:
-    """Train a small classifier, with a validation and a checkpoint every 16 iterations.
+    """Train a small classifier, with a validation and a checkpoint every 8 iterations.
 
     Args:
         iterations (int): How many.
@@ -48,8 +48,8 @@ def soak(iterations: int, folder: Path) -> list[dict[str, float]]:
     """
     make_data(folder)
     run = MiniRun(
-        'classification', folder, 'run', 'batch_size=1', f'max_epochs={iterations // _PER_EPOCH}',
-        'default_hooks.logger.interval=16',
+        'classification', folder, 'run', 'batch_size=2', f'max_epochs={iterations // _PER_EPOCH}',
+        'default_hooks.logger.interval=8',
     )  # fmt: skip
     config = run.config.read_text().replace("reliability.injection'", "reliability.soak'")
     run.config.write_text(config.replace('InjectionHook', 'ResourceHook'))
