@@ -99,7 +99,7 @@ def plot(records: list[dict[str, float]], path: Path) -> None:
     axes = figure.subplots(2, sharex=True)
     for axis, column, label in zip(axes, COLUMNS[1:], ('memory (MiB)', 'open files'), strict=True):
         axis.plot([r['iteration'] for r in records], [r[column] for r in records], linewidth=1)
-        axis.set(ylabel=label, ylim=(0, None))
+        axis.set(ylabel=label, ylim=(0, 1.2 * max(r[column] for r in records)))
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel('iteration')
     figure.savefig(path, dpi=120)
