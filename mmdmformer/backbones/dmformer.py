@@ -13,7 +13,7 @@ from torch import Tensor
 from ..layers import Backbone, ConvFFN, LayerNorm2d, check_input_size, checkpoint_forward
 from ..layers.folding import as_affine, fold_after, fold_before, fold_sequence
 from ..mixers import DMA, FoldedDMA
-from ..ops import conv2d, fuses, map_slices
+from ..ops import conv2d, fuses, map_slices, to_preferred_format
 
 
 def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
@@ -323,9 +323,7 @@ class DMFormer(Backbone):
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
         outs = []
-        if x.device.type == 'cpu':  # where convolutions are faster in this layout
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(to_preferred_format(x))
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             x = stage(x)
             if i in self.out_indices:

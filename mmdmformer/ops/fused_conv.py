@@ -13,6 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..compat import has_fused_convolutions
+from .paths import current_path
 
 _ALGORITHMS = {'none': '', 'relu': '', 'gelu': 'none'}  # GELU is the exact one, not tanh's
 _SLICE_BYTES = 8 * 2**20  # from 2 to 16 MiB it made no difference; without slices it is slower
@@ -26,7 +27,8 @@ def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
         *parameters (Tensor, optional): Parameters of the computation.
 
     Returns:
-        bool: Whether autograd, tracing, torch.compile and autocast stay aside.
+        bool: Whether autograd, tracing, torch.compile and autocast stay aside
+        and no other path is forced.
 
     Examples:
         >>> x = torch.ones(1, requires_grad=True)
@@ -38,6 +40,7 @@ def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
+        and current_path() in ('auto', 'fused')
         and has_fused_convolutions()
         and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
         and not torch.is_autocast_enabled('cpu')

@@ -1,9 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Sum of parallel depth-wise convolutions of different kernel sizes and dilations."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,43 +9,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .fused_conv import convolve, fuses, map_slices
-
-PATHS = ('auto', 'reference', 'split', 'cpu', 'fused', 'triton')
-_path = os.environ.get('MMDMFORMER_DWCONV', 'auto')
-
-
-@contextmanager
-def dwconv_path(path: str) -> Iterator[None]:
-    """Force one way of computing :func:`multi_dilated_dwconv` inside a ``with`` block.
-
-    The environment variable ``MMDMFORMER_DWCONV`` does so for a whole process.
-
-    Args:
-        path (str): ``'reference'`` (a torch convolution for each branch),
-            ``'split'`` (the same with part of the padding made before),
-            ``'cpu'`` (that, and fast weight gradients on CPUs), ``'fused'``
-            (sum and activation inside the convolutions, for inference in
-            float32 on CPUs), ``'triton'`` (one kernel for all branches, on
-            GPUs), or ``'auto'``.
-
-    Raises:
-        ValueError: If there is no such path.
-    """
-    global _path
-    before, _path = _path, _known(path)
-    try:
-        yield
-    finally:
-        _path = before
-
-
-def _known(path: str) -> str:
-    if path not in PATHS:
-        raise ValueError(
-            f'{path!r} is no way to compute multi_dilated_dwconv (MMDMFORMER_DWCONV): choose one '
-            f'of {", ".join(PATHS)}.'
-        )
-    return path
+from .paths import current_path
 
 
 def multi_dilated_dwconv(
@@ -83,7 +45,7 @@ def multi_dilated_dwconv(
                 [3.5000, 2.5000, 3.5000],
                 [5.5000, 3.5000, 5.5000]])
     """
-    path = _known(_path)
+    path = current_path()
     if path == 'auto':
         path = _choose_path(x, *weights, *biases)
     bias = sum(biases[1:], start=biases[0])
@@ -205,25 +167,46 @@ class _DwconvWithFastWeightGradient(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilation: int) -> Tensor:
-    """Correlate input and output gradient by matrix products.
+    """Correlate input and output gradient in blocks of 3x3 taps, for which oneDNN is fast."""
+    x, grad = _split_phases(x, dilation), _split_phases(grad, dilation)
+    channels, height, width = grad.shape[1:]
+    radius_y, radius_x = (size // 2 for size in kernel_size)
+    padded = F.pad(x, (radius_x, radius_x, radius_y, radius_y))
+    out = x.new_empty(channels, 1, *kernel_size)
+    for rows in _blocks_of_three(kernel_size[0]):
+        for columns in _blocks_of_three(kernel_size[1]):
+            block = out[:, :, rows, columns]
+            seen = padded[:, :, rows.start : rows.stop + height - 1]
+            seen = seen[..., columns.start : columns.stop + width - 1]
+            block.copy_(_weight_gradient_of_block(seen, grad, block))
+    return out
 
-    For one channel and one row of taps, the product over images and rows of
-    (output column) x (input column) holds every tap's sum on a diagonal.
+
+def _split_phases(x: Tensor, dilation: int) -> Tensor:
+    """Make of each image the dilation ** 2 images whose pixels a dilated kernel sees together."""
+    height, width = (-(-side // dilation) for side in x.shape[2:])
+    x = F.pad(x, (0, width * dilation - x.shape[3], 0, height * dilation - x.shape[2]))
+    x = x.unflatten(3, (width, dilation)).unflatten(2, (height, dilation))
+    phases = x.permute(0, 3, 5, 2, 4, 1).reshape(-1, height, width, x.shape[1])
+    return phases.permute(0, 3, 1, 2)
+
+
+def _blocks_of_three(size: int) -> list[slice]:
+    """Cover a kernel's rows or columns by blocks of three, of which the last may overlap.
+
+    >>> _blocks_of_three(7)
+    [slice(0, 3, None), slice(3, 6, None), slice(4, 7, None)]
     """
-    batch, channels, height, width = x.shape
-    rows, columns = kernel_size
-    pad_y, pad_x = dilation * (rows // 2), dilation * (columns // 2)
-    padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).transpose(0, 1)
-    by_column = grad.permute(1, 3, 0, 2).reshape(channels, width, batch * height)
-    out_column = torch.arange(width, device=x.device)[:, None]
-    in_column = out_column + dilation * torch.arange(columns, device=x.device)
-    taps = []
-    for row in range(rows):
-        window = padded[:, :, row * dilation : row * dilation + height]
-        products = by_column @ window.reshape(channels, batch * height, -1)
-        diagonals = products.gather(2, in_column.expand(channels, width, columns))
-        taps.append(diagonals.sum(1))
-    return torch.stack(taps, 1)[:, None]
+    starts = [max(min(start, size - 3), 0) for start in range(0, size, 3)]
+    return [slice(start, min(start + 3, size)) for start in starts]
+
+
+def _weight_gradient_of_block(x: Tensor, grad: Tensor, block: Tensor) -> Tensor:
+    _, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, block, None, [1, 1], [0, 0], [1, 1], False, [0, 0], grad.shape[1],
+        [False, True, False],
+    )  # fmt: skip
+    return grad_weight
 
 
 _CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None, int], Tensor]] = {

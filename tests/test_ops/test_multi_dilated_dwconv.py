@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from mmdmformer.ops import dwconv_path, multi_dilated_dwconv
+from mmdmformer.ops import dwconv_path, multi_dilated_dwconv, paths
 
 module = sys.modules[multi_dilated_dwconv.__module__]
 
@@ -160,6 +160,6 @@ def test_convolutions_are_fused_in_inference_in_single_precision_only(dtype, gra
 def test_unknown_path_is_named(monkeypatch):
     with pytest.raises(ValueError, match="'fast' is no way .* choose one of auto, reference"):
         dwconv_path('fast').__enter__()
-    monkeypatch.setattr(module, '_path', 'slow')  # as from the environment variable
+    monkeypatch.setattr(paths, '_path', 'slow')  # as from the environment variable
     with pytest.raises(ValueError, match=r"'slow' is no way .*\(MMDMFORMER_DWCONV\)"):
         multi_dilated_dwconv(*make_inputs((3,)), (1,))
