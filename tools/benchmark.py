@@ -5,6 +5,8 @@ A case is inference or training, the batch, and the images' sides: inference:4x2
 """
 
 import argparse
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,7 +23,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cases', nargs='+', default=['inference:4x224x224'], metavar='CASE')
     parser.add_argument(
-        '--models', nargs='+', choices=benchmark.BACKBONES, default=list(benchmark.BACKBONES)
+        '--models',
+        nargs='+',
+        choices=benchmark.BACKBONES,
+        help='default: all, without compiled ones where a CPU has no C++ compiler',
     )
     parser.add_argument('--baseline', choices=benchmark.BACKBONES, default='DMFormer-S')
     parser.add_argument(
@@ -30,6 +35,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
     parser.add_argument('--repetitions', type=int, default=7, help='default: %(default)s')
     parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument(
+        '--growth', action='store_true', help='draw time and memory over pixels, instead of bars'
+    )
     parser.add_argument('--out', default='work_dirs/benchmark', help='folder to write to')
     args = parser.parse_args()
     try:
@@ -38,7 +46,14 @@ def parse_args() -> argparse.Namespace:
         parser.error(str(error))
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device} needs a GPU and none is visible: use --device cpu.')
+    if args.models is None:
+        args.models = _measurable_models(args.device)
     return args
+
+
+def _measurable_models(device: str) -> list[str]:
+    can_compile = device != 'cpu' or shutil.which(os.environ.get('CXX', 'g++'))
+    return [m for m in benchmark.BACKBONES if can_compile or not m.endswith(benchmark.COMPILED)]
 
 
 def main() -> None:
@@ -66,7 +81,8 @@ def main() -> None:
     text = '\n\n'.join(tables) + '\n'
     (out / 'table.md').write_text(text)
     benchmark.write_csv(results, out / 'times.csv')
-    benchmark.plot(results, out / 'times.png', machine)
+    draw = benchmark.plot_growth if args.growth else benchmark.plot
+    draw(results, out / 'times.png', machine)
     print(text)
     print(f'wrote table.md, times.csv and times.png to {out}')
 

@@ -18,10 +18,15 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from ..ops import dwconv_path
+
 BACKBONES = {
     'DMFormer-S': dict(type='DMFormer', arch='small'),
+    'DMFormer-S reference': dict(type='DMFormer', arch='small'),
+    'DMFormer-S compiled': dict(type='DMFormer', arch='small'),
     'DMFormer-S folded': dict(type='DMFormer', arch='small', deploy=True),
     'DMFormer-L': dict(type='DMFormer', arch='large'),
+    'DMFormer-L compiled': dict(type='DMFormer', arch='large'),
     'DMFormer-L folded': dict(type='DMFormer', arch='large', deploy=True),
     'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny', pad_small_map=True),
     'Swin-S': dict(type='mmpretrain.SwinTransformer', arch='small', pad_small_map=True),
@@ -31,7 +36,10 @@ BACKBONES = {
     'PoolFormer-S36': dict(type='mmpretrain.PoolFormer', arch='s36'),
     'ResNet-50': dict(type='mmpretrain.ResNet', depth=50),
 }
-FOLDED = ' folded'  # ends the names of networks that cannot train
+# What the end of a name says:
+FOLDED = ' folded'  # the norms are folded; such a network cannot train
+COMPILED = ' compiled'  # by torch.compile, which needs a C++ compiler for CPUs
+REFERENCE = ' reference'  # torch's own layers alone, without anything of mmdmformer.ops
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ class Case:
     batch: int
     height: int
     width: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the whole batch."""
+        return self.batch * self.height * self.width
 
     @classmethod
     def parse(cls, text: str) -> 'Case':
@@ -146,7 +159,10 @@ def measure(
     for result in results:
         model = MODELS.build(BACKBONES[result.name]).to(device, memory_format=layout)
         model.train(case.mode == 'training')
-        passes.append(_make_pass(model, images, case.mode))
+        if result.name.endswith(COMPILED):
+            model.compile()
+        run = _make_pass(model, images, case.mode)
+        passes.append(_in_reference(run) if result.name.endswith(REFERENCE) else run)
         passes[-1]()  # warm-up
         result.peak_bytes = _peak_bytes(passes[-1], device)
         on_step()
@@ -176,6 +192,14 @@ def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], obje
         model(images)[-1].mean().backward()
 
     return train if mode == 'training' else infer
+
+
+def _in_reference(run: Callable[[], object]) -> Callable[[], object]:
+    def run_in_reference() -> None:
+        with dwconv_path('reference'):
+            run()
+
+    return run_in_reference
 
 
 def _time(run: Callable[[], object], device: str) -> float:
@@ -268,6 +292,31 @@ def write_csv(results: Iterable[Measurement], path: str | Path) -> None:
             writer.writerow(
                 [c.mode, c.batch, c.height, c.width, r.name, times[0], r.peak_bytes, *times[1:]]
             )
+
+
+def plot_growth(results: list[Measurement], path: str | Path, title: str) -> None:
+    """Draw time and memory over the number of pixels, a line for each network.
+
+    Args:
+        results (list[Measurement]): The measurements.
+        path (str | Path): The picture.
+        title (str): What they were made on.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout='constrained')
+    panels = figure.subplots(1, 2)
+    for name in dict.fromkeys(r.name for r in results):
+        rows = sorted((r for r in results if r.name == name), key=lambda r: r.case.pixels)
+        pixels = [r.case.pixels / 1e6 for r in rows]
+        panels[0].plot(pixels, [r.median * 1e3 for r in rows], 'o-', label=name)
+        panels[1].plot(pixels, [r.peak_bytes / 1e6 for r in rows], 'o-', label=name)
+    for axes, quantity in zip(panels, ('ms', 'peak MB'), strict=True):
+        axes.set(xlabel='million pixels in the batch', ylabel=quantity, xscale='log', yscale='log')
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def plot(results: list[Measurement], path: str | Path, title: str) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmdmformer.analysis import benchmark
 from mmdmformer.analysis.benchmark import Case, Measurement
+from mmdmformer.ops.paths import current_path
 
 CASES = [Case('inference', 2, 32, 64), Case('training', 2, 32, 64)]
 
@@ -86,6 +87,34 @@ def test_reports(tmp_path):
     assert header[7:] == ['seconds_1', 'seconds_2', 'seconds_3']
     benchmark.plot(results, tmp_path / 'times.png', 'somewhere')
     assert cv2.imread(str(tmp_path / 'times.png')).std() > 10
+
+
+def test_growth_is_drawn_over_pixels(tmp_path):
+    cases = [Case('inference', 1, side, side) for side in (64, 32)]
+    assert [case.pixels for case in cases] == [4096, 1024]
+    results = [Measurement(case, 'a', [case.pixels / 1e6], case.pixels) for case in cases]
+    benchmark.plot_growth(results, tmp_path / 'growth.png', 'somewhere')
+    assert cv2.imread(str(tmp_path / 'growth.png')).std() > 10
+
+
+def test_variants_are_what_their_names_say(monkeypatch):
+    class Spy(Sleeper):
+        def forward(self, x):
+            seen.append((current_path(), torch.compiler.is_compiling()))
+            return super().forward(x)
+
+        def compile(self):
+            super().compile(backend='eager')
+
+    seen = []
+    MODELS.register_module(name='Sleeper', module=Spy, force=True)
+    config = dict(type='Sleeper', seconds=0.0, floats=10)
+    names = ['net', 'net reference', 'net compiled']
+    monkeypatch.setattr(benchmark, 'BACKBONES', dict.fromkeys(names, config))
+    for name in names:
+        benchmark.measure(CASES[0], [name], repetitions=1)
+    assert seen[0] == ('auto', False) and ('reference', False) in seen
+    assert any(compiling for _, compiling in seen)
 
 
 @pytest.mark.parametrize('text', ['inference', 'testing:1x2x3', 'training:1x2', 'training:0x2x2'])
