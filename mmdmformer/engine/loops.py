@@ -10,7 +10,6 @@ interrupted is done again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
 from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -124,9 +123,10 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
     def _prepare_data(self) -> None:
         if self._iter > 0 and isinstance(self.dataloader.batch_sampler, SeededBatches):
             self.dataloader_iterator = self._rest()
+            self.fast_forward_on_resume = False  # of a fork, which would leave out the skipping
 
-    def _rest(self) -> Iterator[Sequence[dict] | None]:
-        """Batches from the present iteration on, after one None for each that mmengine skips."""
+    def _rest(self) -> _Rest:
+        """Batches from the present iteration on."""
         batches = self.dataloader.batch_sampler
         passes, batches.skip = (0, self._iter)
         if not batches.infinite:
@@ -136,7 +136,7 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
             batches.sampler.set_epoch(passes)
         rest = type(self.dataloader_iterator)(self.dataloader)
         rest._epoch = passes
-        return chain(repeat(None, self._iter), rest)
+        return _Rest(self._iter, rest)
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """Train on one batch."""
@@ -144,6 +144,30 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
         due = self._validates_at(self._iter + 1)
         self._note_validation(self._iter + 1 if due else None)
         super().run_iter(data_batch)
+
+
+class _Rest:
+    """Batches before which mmengine skips others, without loading those.
+
+    Args:
+        skipped (int): How many mmengine skips: it takes them one by one, a fork all at once.
+        batches (Iterator): Those after them.
+    """
+
+    def __init__(self, skipped: int, batches: Iterator[Sequence[dict]]) -> None:
+        self.skipped, self.batches = skipped, batches
+
+    def __iter__(self) -> _Rest:
+        return self
+
+    def __next__(self) -> Sequence[dict] | None:
+        if self.skipped > 0:
+            self.skipped -= 1
+            return None
+        return next(self.batches)
+
+    def skip_iter(self, count: int) -> None:
+        self.skipped -= count
 
 
 class UnfinishedValidationHook(Hook):
