@@ -21,10 +21,17 @@ UNSAFE = {
 
 @pytest.mark.parametrize('way', trust._WAYS_IN)
 def test_checkpoint_that_brings_code_is_refused(way, tmp_path, mini_data, monkeypatch):
-    (tmp_path / 'imagenet').symlink_to(mini_data / 'imagenet')
+    (tmp_path / 'data').symlink_to(mini_data)
     monkeypatch.setattr(trust, '_WAYS_IN', {way: trust._WAYS_IN[way]})
     assert trust._load(tmp_path, np.random.default_rng(7)) == 'refused with its name'
     assert not (tmp_path / 'mark').exists()
+
+
+def test_checkpoints_come_by_ways_of_all_kinds(tmp_path):
+    """The table's row, which makes the data by itself."""
+    outcome = trust.malicious_checkpoints(4, tmp_path, seed=0)
+    assert outcome.lost == []
+    assert outcome.counts == {'refused with its name': 4}
 
 
 @pytest.mark.parametrize('seed', range(6))

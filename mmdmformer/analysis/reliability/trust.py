@@ -97,7 +97,12 @@ def _load(folder: Path, rng: np.random.Generator) -> str:
 def _config(folder: Path) -> list[str]:
     """The arguments of a training run."""
     path = config_folder() / 'mini/dmformer-nano_mini-imagenet.py'
-    options = [f'data_root={folder}/imagenet', 'num_workers=0', 'batch_size=4', 'image_size=32']
+    options = [
+        f'data_root={folder}/data/imagenet',
+        'num_workers=0',
+        'batch_size=4',
+        'image_size=32',
+    ]
     return [str(path), '--work-dir', str(folder / 'work'), '--cfg-options', *options]
 
 
