@@ -9,7 +9,7 @@ import csv
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,14 +163,47 @@ def measure(
             model.compile()
         run = _make_pass(model, images, case.mode)
         passes.append(_in_reference(run) if result.name.endswith(REFERENCE) else run)
-        passes[-1]()  # warm-up
+        passes[-1]()  # compiles, and fills caches
         result.peak_bytes = _peak_bytes(passes[-1], device)
         on_step()
-    for _ in range(repetitions):
-        for run, result in zip(passes, results, strict=True):
-            result.seconds.append(_time(run, device))
-            on_step()
+    times = interleave(passes, repetitions, device, on_step)
+    for result, seconds in zip(results, times, strict=True):
+        result.seconds = seconds
     return results
+
+
+def interleave(
+    runs: Sequence[Callable[[], object]],
+    repetitions: int,
+    device: str = 'cpu',
+    on_step: Callable[[], object] = lambda: None,
+) -> list[list[float]]:
+    """Time functions in turn, again and again.
+
+    Args:
+        runs (Sequence[Callable]): The functions. Each runs once more before,
+            to warm up.
+        repetitions (int): How often each is timed.
+        device (str): Where they work. Defaults to 'cpu'.
+        on_step (Callable): Called after each timing.
+
+    Returns:
+        list[list[float]]: Seconds of every repetition, for each function.
+
+    Examples:
+        >>> order = []
+        >>> times = interleave([lambda: order.append('a'), lambda: order.append('b')], 2)
+        >>> order, [len(seconds) for seconds in times]
+        (['a', 'b', 'a', 'b', 'a', 'b'], [2, 2])
+    """
+    for run in runs:
+        run()
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repetitions):
+        for run, seconds in zip(runs, times, strict=True):
+            seconds.append(_time(run, device))
+            on_step()
+    return times
 
 
 def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:
@@ -231,12 +264,12 @@ def _peak_bytes(run: Callable[[], object], device: str) -> int:
     return peak
 
 
-def describe_machine(device: str, channels_last: bool) -> str:
+def describe_machine(device: str, channels_last: bool, dtype: str = 'float32') -> str:
     """Say in one line what a measurement was made on."""
     name = torch.cuda.get_device_name(device) if device.startswith('cuda') else _cpu_name()
     layout = 'channels last' if channels_last else 'channels first'
     return (
-        f'{name}, {layout}, float32, torch {torch.__version__}, Python {platform.python_version()}'
+        f'{name}, {layout}, {dtype}, torch {torch.__version__}, Python {platform.python_version()}'
     )
 
 

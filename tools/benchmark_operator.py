@@ -1,0 +1,65 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Time DMFormer's depth-wise operator beside three torch convolutions, at DMFormer-S's stages."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from mmdmformer.analysis import benchmark, operator_benchmark
+from mmdmformer.ops.paths import PATHS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--batches', nargs='+', type=int, default=[1, 4, 32], metavar='B')
+    parser.add_argument('--backward', action='store_true', help='time the backward pass as well')
+    parser.add_argument('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--path', choices=PATHS, default='auto', help='default: %(default)s')
+    parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
+    parser.add_argument('--repetitions', type=int, default=9, help='default: %(default)s')
+    parser.add_argument('--out', help='file to write the tables to, beside printing them')
+    args = parser.parse_args()
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'--device {args.device} needs a GPU and none is visible: use --device cpu.')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    limits = operator_benchmark.measure_limits(args.device, dtype)
+    machine = benchmark.describe_machine(args.device, args.channels_last, args.dtype)
+    parts = [
+        f'Measured on {machine}, with `python {" ".join(sys.argv)}`. Median (minimum to maximum) '
+        f'of {args.repetitions} interleaved repetitions. This machine does '
+        f'{limits[0] / 1e9:.0f} GMAC/s in a dense 3x3 convolution and moves '
+        f'{limits[1] / 1e9:.1f} GB/s in a copy.'
+    ]
+    for batch in track(args.batches, 'batches'):
+        rows = operator_benchmark.measure_operator(
+            batch,
+            args.backward,
+            args.device,
+            dtype,
+            memory_format,
+            args.path,
+            args.repetitions,
+        )
+        parts.append(operator_benchmark.make_table(rows, limits, args.backward))
+    text = '\n\n'.join(parts) + '\n'
+    print(text)
+    if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(text)
+
+
+if __name__ == '__main__':
+    main()
