@@ -167,32 +167,36 @@ class _DwconvWithFastWeightGradient(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: Sequence[int], dilation: int) -> Tensor:
-    """Correlate input and output gradient in blocks of 3x3 taps, for which oneDNN is fast."""
-    x, grad = _split_phases(x, dilation), _split_phases(grad, dilation)
-    channels, height, width = grad.shape[1:]
-    radius_y, radius_x = (size // 2 for size in kernel_size)
-    padded = F.pad(x, (radius_x, radius_x, radius_y, radius_y))
+    """Correlate input and output gradient in blocks of columns for which oneDNN is fast."""
+    padded = _split_phases(x, dilation, [size // 2 for size in kernel_size])
+    grad = _split_phases(grad, dilation, (0, 0))
+    channels, _, width = grad.shape[1:]
     out = x.new_empty(channels, 1, *kernel_size)
-    for rows in _blocks_of_three(kernel_size[0]):
-        for columns in _blocks_of_three(kernel_size[1]):
-            block = out[:, :, rows, columns]
-            seen = padded[:, :, rows.start : rows.stop + height - 1]
-            seen = seen[..., columns.start : columns.stop + width - 1]
-            block.copy_(_weight_gradient_of_block(seen, grad, block))
+    for columns in _blocks_of_three(kernel_size[1]):
+        block, seen = out[..., columns], padded[..., columns.start : columns.stop + width - 1]
+        block.copy_(_weight_gradient_of_block(seen, grad, block))
     return out
 
 
-def _split_phases(x: Tensor, dilation: int) -> Tensor:
-    """Make of each image the dilation ** 2 images whose pixels a dilated kernel sees together."""
-    height, width = (-(-side // dilation) for side in x.shape[2:])
-    x = F.pad(x, (0, width * dilation - x.shape[3], 0, height * dilation - x.shape[2]))
-    x = x.unflatten(3, (width, dilation)).unflatten(2, (height, dilation))
-    phases = x.permute(0, 3, 5, 2, 4, 1).reshape(-1, height, width, x.shape[1])
-    return phases.permute(0, 3, 1, 2)
+def _split_phases(x: Tensor, dilation: int, padding: Sequence[int]) -> Tensor:
+    """Make of each image the dilation ** 2 images whose pixels a dilated kernel sees together.
+
+    Each is padded by so many rows and columns on all sides.
+    """
+    height, width = x.shape[2:]
+    rows, columns = (
+        -(-side // dilation) + 2 * p for side, p in zip((height, width), padding, strict=True)
+    )
+    top, left = (dilation * p for p in padding)
+    bottom, right = rows * dilation - height - top, columns * dilation - width - left
+    if top or left or bottom or right:
+        x = F.pad(x, (left, right, top, bottom))
+    x = x.unflatten(3, (columns, dilation)).unflatten(2, (rows, dilation))
+    return x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2).permute(0, 3, 1, 2)
 
 
 def _blocks_of_three(size: int) -> list[slice]:
-    """Cover a kernel's rows or columns by blocks of three, of which the last may overlap.
+    """Cover a kernel's columns by blocks of three, of which the last may overlap.
 
     >>> _blocks_of_three(7)
     [slice(0, 3, None), slice(3, 6, None), slice(4, 7, None)]
