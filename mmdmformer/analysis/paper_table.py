@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import nn
 
 from ..engine.model import build_model
+from .multiply_adds import count_multiply_adds
 
 UNITS = {'M': 1e6, 'G': 1e9}
 SIZES = ('Parameters', 'FLOPs')
@@ -24,9 +25,17 @@ HEADER = [
 ]
 EXPLANATION = (
     'No network was trained on ImageNet, COCO or ADE20K here. Sizes are computed from the configs; '
-    'FLOPs are multiply-adds at 224x224 pixels. Bold: printed sizes that the exact ones do not '
-    'round to.'
+    '{}. Bold: printed sizes that the exact ones do not round to.'
 )
+# What a collection's `Counting` says of its FLOPs. By default mmengine counts, norms included.
+COUNTED = {
+    'all': 'FLOPs are multiply-adds at 224x224 pixels',
+    'backbone': 'FLOPs are multiply-adds of the backbone at 224x224 pixels, without the classifier',
+    'products': (
+        'FLOPs are multiply-adds of convolutions and matrix products, at 224x224 pixels or the '
+        'size that is given'
+    ),
+}
 
 
 def read_metafiles(root: Path) -> list[Path]:
@@ -43,8 +52,10 @@ def read_metafiles(root: Path) -> list[Path]:
 
 
 def read_models(metafile: Path) -> list[dict]:
-    """Read the entries of ``Models`` in a metafile."""
-    return yaml.safe_load(metafile.read_text(encoding='utf-8'))['Models']
+    """Read the entries of ``Models`` in a metafile, each with its collection's ``Counting``."""
+    content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
+    counting = {c['Name']: c.get('Counting', 'all') for c in content['Collections']}
+    return [{'Counting': counting[m['In Collection']], **m} for m in content['Models']]
 
 
 def check_sizes(models: list[dict], root: Path) -> list[str]:
@@ -76,29 +87,36 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
         root (Path): Folder to which ``Config`` is relative.
 
     Returns:
-        dict[str, int]: ``Parameters`` and, for classifiers, ``FLOPs``
-        (multiply-adds at 224x224 pixels, by :mod:`mmengine.analysis`).
+        dict[str, int]: ``Parameters`` and, where the entry has them, ``FLOPs``: multiply-adds for
+        an image of 224x224 pixels or of the height and width in ``Input``, counted by
+        :mod:`mmengine.analysis` or, with ``Counting: products``, by
+        :func:`~.multiply_adds.count_multiply_adds`.
     """
     model = build_model(Config.fromfile(root / entry['Config'])).eval()
     counted = {'Parameters': sum(p.numel() for p in model.parameters())}
     if 'FLOPs' in entry['Metadata']:
-        counted['FLOPs'] = _count_multiply_adds(model)
+        if entry['Counting'] == 'products':
+            counted['FLOPs'] = count_multiply_adds(model, entry.get('Input', (224, 224)))
+        else:
+            counted['FLOPs'] = _count_with_mmengine(model, entry['Counting'] != 'backbone')
     return counted
 
 
-class _ImageToScores(nn.Module):
+class _Network(nn.Module):
     """A classifier without its data preprocessor, which only normalises the images."""
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, with_head: bool) -> None:
         super().__init__()
         self.classifier = classifier
+        self.with_head = with_head
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.classifier.head(self.classifier.extract_feat(image))
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        features = self.classifier.extract_feat(image)
+        return self.classifier.head(features) if self.with_head else features
 
 
-def _count_multiply_adds(classifier: nn.Module) -> int:
-    network = _ImageToScores(classifier)
+def _count_with_mmengine(classifier: nn.Module, with_head: bool) -> int:
+    network = _Network(classifier, with_head)
     info = get_model_complexity_info(network, (3, 224, 224), show_table=False, show_arch=False)
     return int(info['flops'])
 
@@ -114,11 +132,11 @@ def agrees(printed: str, exact: int) -> bool:
         bool: Whether they agree to the printed digits.
 
     Examples:
-        >>> agrees('26.7 M', 26660392), agrees('54.8 M', 54720436)
-        (True, False)
+        >>> agrees('26.7 M', 26660392), agrees('54.8 M', 54720436), agrees('60 M', 60289484)
+        (True, False, True)
     """
     number, unit = printed.split()
-    return number == f'{exact / UNITS[unit]:.{len(number.split(".")[1])}f}'
+    return number == f'{exact / UNITS[unit]:.{len(number.partition(".")[2])}f}'
 
 
 def is_printed(entry: dict) -> bool:
@@ -151,9 +169,11 @@ def make_rows(models: list[dict]) -> list[list[str]]:
 def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
     """The exact size, the printed one, and by how much the exact one differs."""
     if key not in entry['Metadata']:
-        return ['', '', '']
+        return ['', entry['Paper'].get(key, ''), '']
     exact = entry['Metadata'][key]
     shown = f'{exact:,}' if key == 'Parameters' else f'{exact / 1e9:.3f} G'
+    if key == 'FLOPs' and 'Input' in entry:
+        shown += ' at {}x{}'.format(*entry['Input'])
     if key not in entry['Paper']:
         return [shown, '', '']
     printed = entry['Paper'][key]
@@ -195,7 +215,8 @@ def make_markdown(models: list[dict], folder: str) -> str:
     lines = [_row(HEADER), _row(['---'] * len(HEADER))]
     for entry, (name, *cells) in zip(models, make_rows(models), strict=True):
         lines.append(_row([f'[{name}]({os.path.relpath(entry["Config"], folder)})', *cells]))
-    return '\n\n'.join(['\n'.join(lines), EXPLANATION, *make_notes(models)])
+    explanation = EXPLANATION.format(COUNTED[models[0]['Counting']])
+    return '\n\n'.join(['\n'.join(lines), explanation, *make_notes(models)])
 
 
 def _row(cells: list[str]) -> str:

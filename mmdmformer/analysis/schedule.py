@@ -160,7 +160,8 @@ def _share(images: int, sampler: dict, gpus: int) -> int:
     process has as much where they do not round. An infinite sampler's length is that of the
     whole set.
     """
-    kind = DATA_SAMPLERS.get(sampler['type'])
+    with DATA_SAMPLERS.switch_scope_and_registry(None) as samplers:  # a toolbox's own as well
+        kind = samplers.get(sampler['type'])
     return images if issubclass(kind, InfiniteSampler) else math.ceil(images / gpus)
 
 

@@ -81,6 +81,7 @@ def test_a_note_explains_each_cell_that_differs(metafile):
 ENTRIES = [
     dict(
         Name='Right',
+        Counting='all',
         Config='configs/family/right.py',
         Metadata=dict(Parameters=26_660_392, FLOPs=5_036_264_192),
         Paper={'Parameters': '26.7 M', 'FLOPs': '5.0 G', 'Top-1': 82.8},

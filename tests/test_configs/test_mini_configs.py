@@ -28,11 +28,13 @@ MAY_DIFFER = {
         model\.(\w+\.)*num_classes
     """,
     'width': r"""
-        drop_path_rate|model\.backbone\.(arch|drop_path_rate)
+        drop_path_rate|patch_size|window_size|model\.backbone\.(arch|drop_path_rate)
+        model\.backbone\.(img_size|patch_size|window_size|pad_small_map)
         model\.(\w+\.)*(in|out|feat|conv_out|fc_out)_channels(\.\d)?
         model\.(\w+\.)*(channels|stacked_convs|num_convs)
     """,
     'length': r"""
+        ema_momentum|custom_hooks\.\d\.momentum
         lr|max_epochs|max_iters|warmup_epochs|warmup_iters|milestones\.\d
         optim_wrapper\.optimizer\.lr
         param_scheduler\.\d\.(begin|end|T_max|milestones\.\d)

@@ -22,6 +22,7 @@ class Recipe:
         clip_grad (dict | None): Clipping of gradients.
         augmentation (str): ``'strong'`` is that of the 300-epoch recipes, ``'plain'`` crops and
             mirrors; for classifiers.
+        multi_scale (bool): Whether a detector trains on images of several sizes.
         repeated_augmentation (bool): Whether a batch holds an image several times.
         ema (bool): Whether an exponential moving average of the weights is kept.
     """
@@ -36,6 +37,7 @@ class Recipe:
     spared: str = '(?!)'
     clip_grad: dict | None = None
     augmentation: str = 'strong'
+    multi_scale: bool = False
     repeated_augmentation: bool = False
     ema: bool = False
 
@@ -51,11 +53,13 @@ class Family:
         recipes (dict[str, Recipe]): The main leaves. All others are variants of one of them.
         variants (tuple[set[str], ...]): Settings of the backbone that a variant may change
             together.
-        nano (dict[str, int]): Number of parameters of the nano backbone of each type.
+        nano (dict[str, int]): Number of parameters of the nano backbone of each type, and of mini
+            leaves where it is another.
         norms (dict[str, set[str]]): Some parameters of norm layers of each type of backbone.
         with_mini_leaf (set[str]): Main leaves of which there is one on the built-in data.
         deeper (set[str]): Leaves that only repeat the blocks of their sibling more often, so that
             a step of training would show nothing new.
+        full_size (set[str]): ImageNet leaves whose networks take images of 224 pixels alone.
     """
 
     experiments: dict[str, tuple[str, ...]]
@@ -66,3 +70,4 @@ class Family:
     norms: dict[str, set[str]]
     with_mini_leaf: set[str]
     deeper: set[str] = field(default_factory=set)
+    full_size: set[str] = field(default_factory=set)
