@@ -227,6 +227,25 @@ def _describe_dma(mixer: DMA, inputs: dict[str, Any]) -> Description:
     )
 
 
+@describes('mmdmformer.mixers.acmix.ACmix')
+def _describe_acmix(mixer: nn.Module, inputs: dict[str, Any]) -> Description:
+    """One projection serves attention, whose kernels are dynamic, and a static convolution."""
+    shifts = ''
+    if mixer.convolution is not None:
+        side = round(mixer.convolution.mixing.out_channels**0.5)
+        shifts = f'mixing and shifting of maps, {side}x{side}'
+    if mixer.attention is None:
+        return Description('learned kernels', 'all, summed', shifts)
+    attention = mixer.attention
+    window = getattr(attention, 'window', None)
+    selection = 'all (hard)' if window is None else f'all of {window}x{window} (hard)'
+    if hasattr(attention, 'weights'):  # patch-wise: a network makes the taps of the second one
+        bank, kernel = 'taps from a network on the window', f'depth-wise {window}x{window}, shared'
+    else:
+        bank, kernel = 'keys and values of tokens', 'standard 1x1'
+    return Description(bank, selection, kernel, static=shifts)
+
+
 def _token_kernels(
     tokens: int, channels: int, selection: str, activation: str = '', static: str = ''
 ) -> Description:

@@ -182,6 +182,59 @@ class TestToolboxNetworks:
             assert row.is_dynamic and row.description.channels == f'4 -> {tokens} -> 4'
 
 
+class TestDynamicBackbones:
+    def test_windows_of_swin_are_whole_or_shifted(self):
+        pytest.importorskip('mmpretrain')
+        options = dict(arch='nano', activation='scaling_relu', window_size=4, pad_small_map=True)
+        rows = view_network(build_backbone('DynamicSwin', options), image())
+        mixers = [row for row in rows if row.mixer == 'DynamicAttention']
+        found = [(len(r.paths), r.is_dynamic, r.description.selection) for r in mixers]
+        assert found == [(4, True, 'all of 4x4 (hard)'), (4, True, 'one region of 4x4 (hard)')]
+        assert mixers[0].description.activation == 'scaling_relu'
+
+    def test_grid_of_the_plain_transformer_is_that_of_the_image(self):
+        pytest.importorskip('mmpretrain')
+        options = dict(arch='nano', position='relative', activation='none', kernel='depthwise')
+        row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicAttention']
+        assert (len(row.paths), row.is_dynamic) == (4, True)
+        assert row.description.selection == 'mean of all of 4x4 + 1 (hard)'
+        assert row.description.static == 'depth-wise 7x7 on keys'
+
+
+class TestACmix:
+    """One projection serves a dynamic path and a static one."""
+
+    @pytest.mark.parametrize(
+        'rates, is_dynamic, static',
+        [
+            ('learned', True, 'mixing and shifting of maps, 3x3'),
+            ('attention', True, ''),
+            ('convolution', False, ''),
+        ],
+    )
+    def test_paths(self, rates, is_dynamic, static):
+        pytest.importorskip('mmdmformer.mixers.acmix')
+        pytest.importorskip('mmpretrain')
+        network = build_backbone('ResNetACmix', dict(arch='nano', rates=rates))
+        row = rows_by_mixer(network, image())['ACmix']
+        assert (row.is_dynamic, row.description.static) == (is_dynamic, static)
+        if is_dynamic:
+            assert row.description.selection == 'all of 7x7 (hard)'
+        else:
+            assert row.description.kernel == 'mixing and shifting of maps, 3x3'
+
+    def test_patch_wise_attention_is_depthwise(self):
+        pytest.importorskip('mmdmformer.mixers.acmix')
+        row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmix']
+        assert row.is_dynamic and row.description.kernel.startswith('depth-wise ')
+
+
+def test_page_shows_the_family():
+    names, rows = zip(*view_family(), strict=True)
+    page = (REPOSITORY / 'docs/dynamic_convolution.md').read_text()
+    assert make_markdown(make_table(rows, names)) in page
+
+
 def test_members_of_the_family_differ_in_kernels():
     views = dict(view_family())
     found = {
