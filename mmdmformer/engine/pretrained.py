@@ -101,7 +101,7 @@ class CheckedPretrainedInit:
 
     def _read_weights(self, module: nn.Module) -> dict[str, Tensor]:
         content = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location, 'current')
-        weights = _find_weights(content)
+        weights = find_weights(content)
         names = module.state_dict().keys()
         prefix = self.prefix if self.prefix is not None else self._find_prefix(names, weights)
         return {
@@ -125,7 +125,8 @@ class CheckedPretrainedInit:
         return ranking[0][0]
 
 
-def _find_weights(content: Mapping) -> dict[str, Tensor]:
+def find_weights(content: Mapping) -> dict[str, Tensor]:
+    """The tensors in a checkpoint's content, wherever its training code put them."""
     for key in WEIGHT_CONTAINERS:
         if isinstance(content.get(key), Mapping):
             content = content[key]

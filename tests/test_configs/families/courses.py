@@ -65,11 +65,11 @@ def coco(epochs: int, milestones: tuple[int, int], lr: float) -> Course:
     return Course(rate, (117_266, 16, COCO_EPOCH, end), events)
 
 
-def semantic_fpn(lr: float = 2e-4) -> Course:
+def semantic_fpn(lr: float = 2e-4, batch: int = 16) -> Course:
     """Polynomial of power 0.9 to 0 in 40,000 iterations."""
     return Course(
         lambda i: lr * (1 - i / 39_999) ** 0.9,
-        (20_210, 16, 20_210 / 16, 40_000),
+        (20_210, batch, 20_210 / batch, 40_000),
         {1: 'start', 20_000: 'middle', 40_000: 'last'},
     )
 
