@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..mixers import DynamicAttention
-from .benchmark import _peak_bytes, _time
+from .benchmark import measure_peak_bytes, time_run
 
 MIXERS = {
     'softmax': dict(activation='softmax', position='none'),
@@ -94,11 +94,11 @@ def measure(
         mixer = DynamicAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
         passes.append(_make_pass(mixer.to(device), x, training))
         passes[-1]()  # warm-up
-        row.peak_bytes = _peak_bytes(passes[-1], device)
+        row.peak_bytes = measure_peak_bytes(passes[-1], device)
         on_step()
     for _ in range(repetitions):
         for run, row in zip(passes, rows, strict=True):
-            row.seconds.append(_time(run, device))
+            row.seconds.append(time_run(run, device))
             on_step()
     return rows
 

@@ -164,7 +164,7 @@ def measure(
         run = _make_pass(model, images, case.mode)
         passes.append(_in_reference(run) if result.name.endswith(REFERENCE) else run)
         passes[-1]()  # compiles, and fills caches
-        result.peak_bytes = _peak_bytes(passes[-1], device)
+        result.peak_bytes = measure_peak_bytes(passes[-1], device)
         on_step()
     times = interleave(passes, repetitions, device, on_step)
     for result, seconds in zip(results, times, strict=True):
@@ -201,7 +201,7 @@ def interleave(
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repetitions):
         for run, seconds in zip(runs, times, strict=True):
-            seconds.append(_time(run, device))
+            seconds.append(time_run(run, device))
             on_step()
     return times
 
@@ -235,7 +235,16 @@ def _in_reference(run: Callable[[], object]) -> Callable[[], object]:
     return run_in_reference
 
 
-def _time(run: Callable[[], object], device: str) -> float:
+def time_run(run: Callable[[], object], device: str) -> float:
+    """Time a function once.
+
+    Args:
+        run (Callable): The function.
+        device (str): Where it works.
+
+    Returns:
+        float: Seconds until its work is done.
+    """
     _wait(device)
     start = time.perf_counter()
     run()
@@ -248,7 +257,16 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_bytes(run: Callable[[], object], device: str) -> int:
+def measure_peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Measure how much memory a function allocates at most beside what was there.
+
+    Args:
+        run (Callable): The function.
+        device (str): Where it works.
+
+    Returns:
+        int: Bytes.
+    """
     if device.startswith('cuda'):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
