@@ -12,15 +12,20 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from .dmformer import DMFormer
+from .san_acmix import SAN, SANACmix
 
 # network: (its module here, the toolbox that it needs); the class registers itself with force=True
 _ON_TOOLBOXES = {
+    'BottleneckResNet': ('resnet_acmix', 'mmpretrain'),
+    'PVTACmix': ('pvt_acmix', 'mmdet'),
+    'ResNetACmix': ('resnet_acmix', 'mmpretrain'),
+    'SwinACmix': ('swin_acmix', 'mmpretrain'),
     'DynamicSwin': ('dynamic_swin', 'mmpretrain'),
     'DynamicViT': ('dynamic_vit', 'mmpretrain'),
 }
 _AVAILABLE = [name for name, (_, toolbox) in _ON_TOOLBOXES.items() if find_spec(toolbox)]
 
-__all__ = ['DMFormer', *_AVAILABLE]
+__all__ = ['DMFormer', 'SAN', 'SANACmix', *_AVAILABLE]
 
 
 def __getattr__(name: str) -> Any:

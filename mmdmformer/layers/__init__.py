@@ -1,4 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+from .arch import parse_arch
 from .backbone import Backbone, BackboneContract, check_input_size, normalise_out_indices
 from .checkpointing import checkpoint_forward
 from .ffn import ConvFFN
@@ -12,4 +13,5 @@ __all__ = [
     'check_input_size',
     'checkpoint_forward',
     'normalise_out_indices',
+    'parse_arch',
 ]

@@ -87,8 +87,11 @@ class BackboneContract:
     def init_weights(self) -> None:
         """Initialise the weights: first the defaults, then what ``init_cfg`` says."""
         if not self.is_init:
-            self.apply(_init_layer)
+            self._init_layers()
         BaseModule.init_weights(self)
+
+    def _init_layers(self) -> None:
+        self.apply(_init_layer)
 
 
 class Backbone(BackboneContract, BaseModule):

@@ -1,5 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+from .acmix import ACmix, ConvolutionPath, PathRates
 from .dma import DMA, FoldedDMA
 from .dynamic_attention import DynamicAttention
 
-__all__ = ['DMA', 'DynamicAttention', 'FoldedDMA']
+__all__ = ['ACmix', 'ConvolutionPath', 'DMA', 'DynamicAttention', 'FoldedDMA', 'PathRates']

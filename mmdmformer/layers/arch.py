@@ -1,0 +1,37 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping, Sequence
+
+
+def parse_arch(arch: str | int | dict, zoo: Mapping[str, dict]) -> dict:
+    """Find an architecture by its name, or check one that is given.
+
+    Args:
+        arch (str | int | dict): A key of ``zoo``, or a dict with the keys of
+            one of its entries.
+        zoo (Mapping[str, dict]): Architectures by their names.
+
+    Returns:
+        dict: The architecture.
+
+    Raises:
+        ValueError: If the name is unknown, or the dict has other keys or
+            sequences of different lengths.
+
+    Examples:
+        >>> parse_arch(26, {'26': dict(depths=(1, 2, 4, 1))})
+        {'depths': (1, 2, 4, 1)}
+    """
+    if not isinstance(arch, Mapping):
+        name = str(arch).lower()
+        if name not in zoo:
+            raise ValueError(
+                f'arch={arch!r} is unknown: choose one of {", ".join(zoo)}, or give a dict.'
+            )
+        return zoo[name]
+    keys = next(iter(zoo.values())).keys()
+    if set(arch) != set(keys):
+        raise ValueError(f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.')
+    lengths = {len(value) for value in arch.values() if isinstance(value, Sequence)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f'arch={dict(arch)} must give one number per stage in each sequence.')
+    return dict(arch)
