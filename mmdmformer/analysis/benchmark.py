@@ -24,6 +24,8 @@ BACKBONES = {
     'DMFormer-S': dict(type='DMFormer', arch='small'),
     'DMFormer-S reference': dict(type='DMFormer', arch='small'),
     'DMFormer-S compiled': dict(type='DMFormer', arch='small'),
+    'DMFormer-S bf16': dict(type='DMFormer', arch='small'),
+    'DMFormer-S checkpointed': dict(type='DMFormer', arch='small', with_cp=True),
     'DMFormer-S folded': dict(type='DMFormer', arch='small', deploy=True),
     'DMFormer-L': dict(type='DMFormer', arch='large'),
     'DMFormer-L compiled': dict(type='DMFormer', arch='large'),
@@ -39,6 +41,7 @@ BACKBONES = {
 # What the end of a name says:
 FOLDED = ' folded'  # the norms are folded; such a network cannot train
 COMPILED = ' compiled'  # by torch.compile, which needs a C++ compiler for CPUs
+BF16 = ' bf16'  # under autocast to bfloat16
 REFERENCE = ' reference'  # torch's own layers alone, without anything of mmdmformer.ops
 
 
@@ -161,8 +164,7 @@ def measure(
         model.train(case.mode == 'training')
         if result.name.endswith(COMPILED):
             model.compile()
-        run = _make_pass(model, images, case.mode)
-        passes.append(_in_reference(run) if result.name.endswith(REFERENCE) else run)
+        passes.append(_in_variant(result.name, _make_pass(model, images, case.mode), device))
         passes[-1]()  # compiles, and fills caches
         result.peak_bytes = measure_peak_bytes(passes[-1], device)
         on_step()
@@ -227,12 +229,15 @@ def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], obje
     return train if mode == 'training' else infer
 
 
-def _in_reference(run: Callable[[], object]) -> Callable[[], object]:
-    def run_in_reference() -> None:
-        with dwconv_path('reference'):
+def _in_variant(name: str, run: Callable[[], object], device: str) -> Callable[[], object]:
+    path = 'reference' if name.endswith(REFERENCE) else 'auto'
+    kind = torch.device(device).type
+
+    def run_in_variant() -> None:
+        with dwconv_path(path), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
             run()
 
-    return run_in_reference
+    return run_in_variant
 
 
 def time_run(run: Callable[[], object], device: str) -> float:

@@ -100,7 +100,9 @@ def test_growth_is_drawn_over_pixels(tmp_path):
 def test_variants_are_what_their_names_say(monkeypatch):
     class Spy(Sleeper):
         def forward(self, x):
-            seen.append((current_path(), torch.compiler.is_compiling()))
+            seen.append(
+                (current_path(), torch.compiler.is_compiling(), torch.is_autocast_enabled('cpu'))
+            )
             return super().forward(x)
 
         def compile(self):
@@ -109,12 +111,15 @@ def test_variants_are_what_their_names_say(monkeypatch):
     seen = []
     MODELS.register_module(name='Sleeper', module=Spy, force=True)
     config = dict(type='Sleeper', seconds=0.0, floats=10)
-    names = ['net', 'net reference', 'net compiled']
+    names = ['net', 'net reference', 'net bf16', 'net compiled']
     monkeypatch.setattr(benchmark, 'BACKBONES', dict.fromkeys(names, config))
     for name in names:
         benchmark.measure(CASES[0], [name], repetitions=1)
-    assert seen[0] == ('auto', False) and ('reference', False) in seen
-    assert any(compiling for _, compiling in seen)
+    plain, reference, bf16 = seen[0:12:4]  # warm-up twice, memory, and time
+    assert plain == ('auto', False, False)
+    assert reference == ('reference', False, False)
+    assert bf16 == ('auto', False, True)
+    assert any(compiling for _, compiling, _ in seen)
 
 
 @pytest.mark.parametrize('text', ['inference', 'testing:1x2x3', 'training:1x2', 'training:0x2x2'])
