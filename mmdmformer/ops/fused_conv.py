@@ -40,9 +40,9 @@ def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
+        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
         and current_path() in ('auto', 'fused')
         and has_fused_convolutions()
-        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
         and not torch.is_autocast_enabled('cpu')
         and not _needs_gradients(x, *parameters)
     )
