@@ -19,13 +19,24 @@ from scipy.stats import chisquare, kstest, norm, truncnorm
 from mmdmformer.engine.model import build_model
 
 CLASSIFIER = 'dmformer/dmformer-s_8xb128_in1k'
+PLAIN_CLASSIFIER = 'acmix/resnet-acmix-50_8xb32_in1k'
 DETECTORS = (
     'dmformer/retinanet_dmformer-s_fpn_8xb2-1x_coco',
     'dmformer/mask-rcnn_dmformer-s_fpn_8xb2-1x_coco',
 )
+MULTI_SCALE_DETECTOR = 'acmix/retinanet_pvt-acmix-t_fpn_8xb2-3x_coco'
+CROPPING_DETECTOR = 'acmix/mask-rcnn_swin-acmix-t_fpn_8xb2-3x_coco'
 SEGMENTORS = (
     'dmformer/dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512',
     'dmformer/dmformer-s_upernet_8xb2-160k_ade20k-512x512',
+)
+ALL = (
+    CLASSIFIER,
+    PLAIN_CLASSIFIER,
+    *DETECTORS,
+    MULTI_SCALE_DETECTOR,
+    CROPPING_DETECTOR,
+    *SEGMENTORS,
 )
 # timm's increasing policies: the argument of each at magnitudes 0 and 10
 RAND_AUGMENT = {
@@ -74,8 +85,7 @@ def pipelines(path):
 
 @pytest.mark.parametrize('path', MAIN, ids=name_of)
 def test_every_recipe_has_the_pipelines_of_one_that_is_measured_here(path):
-    measured = [CLASSIFIER, *DETECTORS, *SEGMENTORS]
-    assert pipelines(path) in [pipelines(CONFIGS / f'{name}.py') for name in measured]
+    assert pipelines(path) in [pipelines(CONFIGS / f'{name}.py') for name in ALL]
 
 
 class TestRandAugment:
@@ -205,7 +215,7 @@ class TestBatchAugmentation:
         assert abs(areas.mean() - 77 / 240) < 4 * areas.std() / sqrt(len(areas)) + 0.01
 
 
-@pytest.mark.parametrize('name', [CLASSIFIER, *DETECTORS, *SEGMENTORS])
+@pytest.mark.parametrize('name', ALL)
 def test_half_of_the_images_is_mirrored(name):
     flip = build_step(name, 'RandomFlip')
     image = np.array([[0, 255]], np.uint8).repeat(3, 0)[..., None].repeat(3, 2)
@@ -253,3 +263,32 @@ def test_detection_images_fit_into_1333x800(name, split):
         factor = min(1333 / max(height, width), 800 / min(height, width))
         assert new == (int(height * factor + 0.5), int(width * factor + 0.5))
         assert max(new) == 1333 or min(new) == 800
+
+
+def test_multi_scale_detection_images_have_a_shorter_side_between_640_and_800():
+    resize = build_step(MULTI_SCALE_DETECTOR, 'RandomResize')
+    image = np.zeros((48, 64, 3), np.uint8)
+    sides = []
+    for _ in range(400):
+        height, width = resize(dict(img=image))['img'].shape[:2]
+        assert width == pytest.approx(height * 4 / 3, abs=1)
+        sides.append(height)
+    assert chisquare(np.histogram(sides, bins=np.linspace(639.5, 800.5, 8))[0]).pvalue > 1e-3
+    height, width = resize(dict(img=np.zeros((30, 120, 3), np.uint8)))['img'].shape[:2]
+    assert (width, height) == (1333, 333)
+
+
+def test_half_of_the_cropping_detectors_images_are_cropped_and_all_have_one_of_11_sides():
+    resize = build_step(CROPPING_DETECTOR, 'RandomChoice')
+    ramps = np.stack(np.meshgrid(np.arange(64) * 4, np.arange(48) * 5), -1).astype(np.uint8)
+    image = np.pad(ramps, ((0, 0), (0, 0), (0, 1)))
+    cropped, sides = [], []
+    for _ in range(400):
+        new = resize(dict(img=image.copy()))['img']
+        cropped.append(np.ptp(new[..., 0]) < 63 * 4 or np.ptp(new[..., 1]) < 47 * 5)
+        sides.append(min(new.shape[:2]))
+    assert_share(cropped, 0.5)
+    counts = Counter(side for side, crop in zip(sides, cropped, strict=True) if not crop)
+    assert set(counts) == {480 + 32 * i for i in range(11)}
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+    assert max(sides) == 800
