@@ -117,7 +117,8 @@ class _Network(nn.Module):
 
 def _count_with_mmengine(classifier: nn.Module, with_head: bool) -> int:
     network = _Network(classifier, with_head)
-    info = get_model_complexity_info(network, (3, 224, 224), show_table=False, show_arch=False)
+    with torch.no_grad():  # as in inference; torch cannot trace all that happens with gradients
+        info = get_model_complexity_info(network, (3, 224, 224), show_table=False, show_arch=False)
     return int(info['flops'])
 
 
