@@ -117,8 +117,7 @@ class _Network(nn.Module):
 
 def _count_with_mmengine(classifier: nn.Module, with_head: bool) -> int:
     network = _Network(classifier, with_head)
-    with torch.no_grad():  # as in inference; torch cannot trace all that happens with gradients
-        info = get_model_complexity_info(network, (3, 224, 224), show_table=False, show_arch=False)
+    info = get_model_complexity_info(network, (3, 224, 224), show_table=False, show_arch=False)
     return int(info['flops'])
 
 
