@@ -4,13 +4,13 @@ _base_ = '../acmix/pvt-acmix-t_8xb128_in1k.py'
 
 data_root = 'data/mini/imagenet'
 classes = tuple(f'digit_{i}' for i in range(10))
-image_size = 48  # pixels
+image_size = 64  # pixels
 crop_area = (0.7, 1.0)  # of the image; a digit must stay visible
 batch_size = 32
 num_workers = 2
 drop_path_rate = 0.0
 lr = 2e-3
-max_epochs = 6
+max_epochs = 15
 warmup_epochs = 1
 
 model = dict(
@@ -23,6 +23,7 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=image_size, crop_ratio_range=crop_area)
 train_pipeline[2].update(prob=0.0)  # a mirrored digit is no digit
 train_pipeline[3].update(magnitude_level=3)
+train_pipeline[4].update(erase_prob=0.0)
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=int(image_size / 0.9))
 test_pipeline[2].update(crop_size=image_size)

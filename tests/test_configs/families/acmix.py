@@ -167,7 +167,7 @@ FAMILY = Family(
     nano={
         'ResNetACmix': 396_604,
         'SANACmix': 154_000,
-        'PVTACmix': 552_398,
+        'PVTACmix': 556_030,
         'retinanet_pvt-acmix-nano_fpn_mini-coco': 579_326,  # without class token, for 128 pixels
         'SwinACmix': 408_085,
     },
