@@ -15,7 +15,6 @@ from ..ops.local_attention import (
     aggregate_reference,
     pad_by_reflection,
     window_attention,
-    window_attention_reference,
 )
 from .benchmark import interleave, measure_peak_bytes
 
@@ -126,10 +125,7 @@ def _parts(
             [random(1, channels) for _ in range(3)],
             {
                 'tiles (ours)': lambda q, k, v: window_attention(q, k, v, HEADS, WINDOW),
-                'unfold, sums': lambda q, k, v: window_attention_by_sums(q, k, v, HEADS),
-                'unfold, matmul': lambda q, k, v: window_attention_reference(
-                    q, k, v, HEADS, WINDOW
-                ),
+                'unfold': lambda q, k, v: window_attention_by_sums(q, k, v, HEADS),
             },
         ),
         'SAN aggregation': (
