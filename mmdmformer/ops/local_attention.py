@@ -162,14 +162,14 @@ def aggregate(weights: Tensor, values: Tensor, window: int) -> Tensor:
         >>> aggregate(torch.full((1, 2, 9, 4, 4), 1 / 9), torch.ones(1, 4, 4, 4), 3).unique()
         tensor([1.])
     """
+    if torch.jit.is_tracing() or weights.is_meta:  # as for window_attention
+        return aggregate_reference(weights, values, window)
     groups = weights.shape[1]
-    if weights.is_meta:  # nothing is computed there, and counters know products alone
-        taps = F.unfold(pad_by_reflection(values, window // 2), window)
-        taps = taps.unflatten(1, (-1, groups, window * window))
-        return torch.einsum('bgtp,bcgtp->bcgp', weights.flatten(3), taps).reshape(values.shape)
+    if torch.compiler.is_compiling():  # which fuses the product with the sum
+        windows = cut_windows(values, window).unflatten(1, (-1, groups))
+        weights = weights.unflatten(2, (window, window)).permute(0, 1, 4, 5, 2, 3)
+        return (weights[:, None] * windows).sum((-2, -1)).flatten(1, 2)
     padded = pad_by_reflection(values, window // 2).unflatten(1, (-1, groups))
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return sum(w * v for w, v in _taps(weights, padded, window)).flatten(1, 2)
     return _Aggregate.apply(weights, padded.to(weights.dtype), window).flatten(1, 2)
 
 
@@ -184,9 +184,10 @@ def aggregate_reference(weights: Tensor, values: Tensor, window: int) -> Tensor:
     Returns:
         Tensor: Output of shape (B, C, H, W).
     """
-    windows = cut_windows(values, window).unflatten(1, (-1, weights.shape[1]))
-    weights = weights.unflatten(2, (window, window)).permute(0, 1, 4, 5, 2, 3)
-    return (weights[:, None] * windows).sum((-2, -1)).flatten(1, 2)
+    windows = F.unfold(pad_by_reflection(values, window // 2), window)
+    windows = windows.unflatten(1, (-1, weights.shape[1], window**2))
+    out = torch.einsum('bgtp,bcgtp->bcgp', weights.flatten(3), windows)
+    return out.flatten(1, 2).unflatten(2, values.shape[2:])
 
 
 def cut_windows(x: Tensor, window: int) -> Tensor:
