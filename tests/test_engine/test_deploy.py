@@ -15,7 +15,7 @@ from mmdmformer.engine.deploy import fold_checkpoint
 from mmdmformer.engine.model import build_model
 
 MINI = Path(__file__).parents[2] / 'configs/mini'
-LEAVES = sorted(MINI.glob('*.py'))
+LEAVES = sorted(MINI.glob('*dmformer*.py'))
 
 
 def save_with_statistics(cfg, path):
