@@ -6,6 +6,7 @@ A case is inference or training, the batch, and the images' sides: inference:4x2
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def main() -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     machine = benchmark.describe_machine(args.device, args.channels_last)
-    tables, results = [f'Measured on {machine}, with `python {" ".join(sys.argv)}`.'], []
+    tables, results = [f'Measured on {machine}, with `python {shlex.join(sys.argv)}`.'], []
     with Progress() as progress:
         for case in args.cases:
             steps = benchmark.num_steps(case, args.models, args.repetitions)

@@ -2,6 +2,7 @@
 """Time DMFormer's depth-wise operator beside three torch convolutions, at DMFormer-S's stages."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def main() -> None:
     limits = operator_benchmark.measure_limits(args.device, dtype)
     machine = benchmark.describe_machine(args.device, args.channels_last, args.dtype)
     parts = [
-        f'Measured on {machine}, with `python {" ".join(sys.argv)}`. Median (minimum to maximum) '
+        f'Measured on {machine}, with `python {shlex.join(sys.argv)}`. Median (minimum to maximum) '
         f'of {args.repetitions} interleaved repetitions. This machine does '
         f'{limits[0] / 1e9:.0f} GMAC/s in a dense 3x3 convolution and moves '
         f'{limits[1] / 1e9:.1f} GB/s in a copy.'

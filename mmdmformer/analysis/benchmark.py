@@ -386,7 +386,7 @@ def plot(results: list[Measurement], path: str | Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     cases = list(dict.fromkeys(r.case for r in results))
-    figure = Figure(figsize=(4.2 * len(cases), 4), layout='constrained')
+    figure = Figure(figsize=(max(4.2 * len(cases), 8), 4), layout='constrained')
     for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         rows = [r for r in results if r.case == case][::-1]
         medians = [r.median * 1e3 for r in rows]

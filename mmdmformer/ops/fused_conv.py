@@ -144,7 +144,17 @@ def map_slices(function: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image:
         tensor([2., 2., 1.])
     """
     size = max(1, _SLICE_BYTES // bytes_per_image)
-    return torch.cat([function(images) for images in x.split(size)])
+    first = function(x[:size])
+    is_last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    out = torch.empty(
+        (len(x), *first.shape[1:]),
+        dtype=first.dtype,
+        memory_format=torch.channels_last if is_last else torch.contiguous_format,
+    )
+    out[:size] = first
+    for start in range(size, len(x), size):  # each result's memory serves the next one again
+        out[start : start + size] = function(x[start : start + size])
+    return out
 
 
 def _fused_name(act: nn.Module | None, add: Tensor | None) -> str:
