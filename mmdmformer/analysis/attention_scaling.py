@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..mixers import DynamicAttention
-from .benchmark import measure_peak_bytes, time_run
+from .benchmark import interleave, measure_peak_bytes
 
 MIXERS = {
     'softmax': dict(activation='softmax', position='none'),
@@ -93,13 +93,12 @@ def measure(
         torch.manual_seed(0)
         mixer = DynamicAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
         passes.append(_make_pass(mixer.to(device), x, training))
-        passes[-1]()  # warm-up
+        passes[-1]()  # fills caches
         row.peak_bytes = measure_peak_bytes(passes[-1], device)
         on_step()
-    for _ in range(repetitions):
-        for run, row in zip(passes, rows, strict=True):
-            row.seconds.append(time_run(run, device))
-            on_step()
+    times = interleave(passes, repetitions, device, on_step)
+    for row, seconds in zip(rows, times, strict=True):
+        row.seconds = seconds
     return rows
 
 

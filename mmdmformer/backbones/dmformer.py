@@ -10,7 +10,14 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..layers import Backbone, ConvFFN, LayerNorm2d, check_input_size, checkpoint_forward
+from ..layers import (
+    Backbone,
+    ConvFFN,
+    LayerNorm2d,
+    check_input_size,
+    checkpoint_forward,
+    parse_arch,
+)
 from ..layers.folding import as_affine, fold_after, fold_before, fold_sequence
 from ..mixers import DMA, FoldedDMA
 from ..ops import conv2d, fuses, map_slices, to_preferred_format
@@ -264,7 +271,7 @@ class DMFormer(Backbone):
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = self._parse_arch(arch)
+        arch = parse_arch(arch, self.arch_zoo)
         self.embed_dims, self.depths = arch['embed_dims'], arch['depths']
         super().__init__(len(self.depths), out_indices, frozen_stages, norm_eval, init_cfg)
         if not 0 <= drop_path_rate < 1:
@@ -395,24 +402,3 @@ class DMFormer(Backbone):
 
     def _parts(self) -> list[nn.Module]:
         return [self.stem, *self.stages]
-
-    @classmethod
-    def _parse_arch(cls, arch: str | dict) -> dict:
-        if isinstance(arch, str):
-            if arch.lower() not in cls.arch_zoo:
-                raise ValueError(
-                    f'arch={arch!r} is unknown: choose one of {", ".join(cls.arch_zoo)}, '
-                    'or give a dict.'
-                )
-            return cls.arch_zoo[arch.lower()]
-        keys = {'embed_dims', 'depths', 'ffn_ratios'}
-        if set(arch) != keys:
-            raise ValueError(
-                f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.'
-            )
-        if len({len(arch[key]) for key in keys}) != 1 or not arch['depths']:
-            raise ValueError(
-                f'arch={dict(arch)} must give one number per stage for each of '
-                f'{", ".join(sorted(keys))}.'
-            )
-        return arch

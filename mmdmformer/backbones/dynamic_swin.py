@@ -14,6 +14,7 @@ from ..layers import (
     check_input_size,
     checkpoint_forward,
     normalise_out_indices,
+    parse_arch,
 )
 from ..mixers import DynamicAttention
 
@@ -130,7 +131,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = self._parse_arch(arch)
+        arch = parse_arch(arch, self.arch_zoo)
         if position not in ('absolute', 'relative'):
             raise ValueError(f'position={position!r} is unknown: choose absolute or relative.')
         if not 0 <= drop_path_rate < 1:
@@ -260,24 +261,3 @@ class DynamicSwin(BackboneContract, SwinTransformer):
 
     def _prepare_relative_position_bias_table(self, *args, **kwargs) -> None:
         """Nothing: the attention modules take care of their tables."""
-
-    @classmethod
-    def _parse_arch(cls, arch: str | dict) -> dict:
-        if isinstance(arch, str):
-            if arch.lower() not in cls.arch_zoo:
-                raise ValueError(
-                    f'arch={arch!r} is unknown: choose one of {", ".join(cls.arch_zoo)}, '
-                    'or give a dict.'
-                )
-            return cls.arch_zoo[arch.lower()]
-        keys = set(cls.arch_zoo['nano'])
-        if set(arch) != keys:
-            raise ValueError(
-                f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.'
-            )
-        if len(arch['depths']) != len(arch['num_heads']) or not arch['depths']:
-            raise ValueError(
-                f'arch={dict(arch)} must give one number per stage for each of depths and '
-                'num_heads.'
-            )
-        return dict(arch)

@@ -11,7 +11,13 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
-from ..layers import BackboneContract, LayerNorm2d, check_input_size, checkpoint_forward
+from ..layers import (
+    BackboneContract,
+    LayerNorm2d,
+    check_input_size,
+    checkpoint_forward,
+    parse_arch,
+)
 from ..mixers import DynamicAttention
 
 NUM_STAGES = 4
@@ -203,7 +209,9 @@ class DynamicViT(BackboneContract, VisionTransformer):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = self._parse_arch(arch)
+        arch = parse_arch(arch, self.arch_zoo)
+        if arch['num_layers'] < NUM_STAGES:
+            raise ValueError(f'arch={arch} must have a num_layers of at least {NUM_STAGES}.')
         _check_out_type(out_type, self.OUT_TYPES, with_cls_token, patch_size)
         if position not in ('absolute', 'relative'):
             raise ValueError(f'position={position!r} is unknown: choose absolute or relative.')
@@ -360,24 +368,6 @@ class DynamicViT(BackboneContract, VisionTransformer):
     def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         if self.pos_embed is not None:
             super()._prepare_pos_embed(state_dict, prefix, *args, **kwargs)
-
-    @classmethod
-    def _parse_arch(cls, arch: str | dict) -> dict:
-        if isinstance(arch, str):
-            if arch.lower() not in cls.arch_zoo:
-                raise ValueError(
-                    f'arch={arch!r} is unknown: choose one of {", ".join(cls.arch_zoo)}, '
-                    'or give a dict.'
-                )
-            return cls.arch_zoo[arch.lower()]
-        keys = set(cls.arch_zoo['nano'])
-        if set(arch) != keys:
-            raise ValueError(
-                f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.'
-            )
-        if arch['num_layers'] < NUM_STAGES:
-            raise ValueError(f'arch={dict(arch)} must have a num_layers of at least {NUM_STAGES}.')
-        return dict(arch)
 
 
 def _check_out_type(

@@ -32,6 +32,6 @@ def parse_arch(arch: str | int | dict, zoo: Mapping[str, dict]) -> dict:
     if set(arch) != set(keys):
         raise ValueError(f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.')
     lengths = {len(value) for value in arch.values() if isinstance(value, Sequence)}
-    if len(lengths) != 1 or 0 in lengths:
+    if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f'arch={dict(arch)} must give one number per stage in each sequence.')
     return dict(arch)

@@ -39,6 +39,7 @@ def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
     """
     return (
         x.device.type == 'cpu'
+        and len(x) > 0
         and x.dtype == torch.float32
         and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
         and current_path() in ('auto', 'fused')
@@ -144,6 +145,8 @@ def map_slices(function: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image:
         tensor([2., 2., 1.])
     """
     size = max(1, _SLICE_BYTES // bytes_per_image)
+    if len(x) <= size:
+        return function(x)
     first = function(x[:size])
     is_last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
     out = torch.empty(

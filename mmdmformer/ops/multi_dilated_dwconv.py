@@ -35,6 +35,9 @@ def multi_dilated_dwconv(
     Returns:
         Tensor: The sum, of shape (B, C, H, W).
 
+    Raises:
+        ValueError: If the path ``'fused'`` is forced where it cannot run.
+
     Examples:
         >>> import torch
         >>> x = torch.ones(1, 1, 3, 3)
@@ -48,6 +51,11 @@ def multi_dilated_dwconv(
     path = current_path()
     if path == 'auto':
         path = _choose_path(x, *weights, *biases)
+    elif path == 'fused' and not fuses(x, *weights, *biases):
+        raise ValueError(
+            "the path 'fused' (MMDMFORMER_DWCONV) is for inference in float32 on a CPU, without "
+            f'autograd, autocast or tracing, and not for this {x.dtype} on {x.device}: choose auto.'
+        )
     bias = sum(biases[1:], start=biases[0])
     if path == 'triton':
         return _triton(x, weights, bias, dilations, relu)

@@ -70,5 +70,7 @@ def test_slices_are_as_large_as_the_cache_allows():
     out = map_slices(double, x, bytes_per_image=fused_conv._SLICE_BYTES // 2)
     assert sizes == [2, 2, 1]
     assert out.equal(2 * x) and out.is_contiguous(memory_format=torch.channels_last)
+    whole = map_slices(lambda x: x, x, bytes_per_image=fused_conv._SLICE_BYTES // 5)
+    assert whole is x  # a single slice is not copied
     map_slices(double, x, bytes_per_image=2 * fused_conv._SLICE_BYTES)
     assert sizes[3:] == [1] * 5

@@ -157,6 +157,21 @@ def test_convolutions_are_fused_in_inference_in_single_precision_only(dtype, gra
     assert out.requires_grad == grad
 
 
+def test_fused_path_is_refused_where_gradients_would_be_lost():
+    inputs = make_inputs((3, 5), dtype=torch.float32)
+    inputs[1][0].requires_grad_()
+    with (
+        dwconv_path('fused'),
+        pytest.raises(ValueError, match=r"'fused' \(MMDMFORMER_DWCONV\) is for inference"),
+    ):
+        multi_dilated_dwconv(*inputs, (1, 2))
+
+
+def test_an_empty_batch():
+    x, weights, biases = make_inputs((3, 5), dtype=torch.float32)
+    assert multi_dilated_dwconv(x[:0], weights, biases, (1, 2)).shape == (0, *x.shape[1:])
+
+
 def test_unknown_path_is_named(monkeypatch):
     with pytest.raises(ValueError, match="'fast' is no way .* choose one of auto, reference"):
         dwconv_path('fast').__enter__()
