@@ -75,6 +75,7 @@ setup(
         'openmmlab': requirements('requirements.txt'),
         'onedl': requirements('requirements/onedl.txt'),
         'tests': requirements('requirements/tests.txt'),
+        'optional': requirements('requirements/optional.txt'),
     },
     cmdclass={'build_py': BuildPy},
     zip_safe=False,
