@@ -14,7 +14,7 @@ ifeq ($(filter openmmlab onedl,$(STACK)),)
 $(error STACK is '$(STACK)': it can be openmmlab or onedl)
 endif
 
-.PHONY: help setup test lint format demo demo-all demo-classification lock clean
+.PHONY: help setup test lint format demo demo-all demo-classification docs figures lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -44,9 +44,15 @@ demo-all: setup  ## the same, with Mask R-CNN and UperNet
 demo-classification: setup  ## the demo's first part
 	$(PY) demo/three_tasks.py --only classification $(ARGS)
 
+docs: setup  ## build the documentation's site, docs/_build/docs/index.html
+	$(PY) -m sphinx -W --keep-going -q -c docs . docs/_build
+
+figures: setup  ## make every picture of README and docs, training the demo where its runs are missing
+	$(PY) tools/make_figures.py $(ARGS)
+
 lock:  ## write requirements/lock-*.txt anew after a change to the requirements
 	$(PYTHON) requirements/install.py --lock
 
 clean:  ## remove the environments and everything else that can be made again, but no data and no results
-	rm -rf .venv .venv-onedl build dist *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-onedl build dist docs/_build *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -105,11 +105,11 @@ def dynamic_conv_by_position(x: Tensor, kernels: Tensor) -> Tensor:
     """Convolve depth-wise with a 1x1 kernel of each position's own.
 
     Args:
-        x (Tensor): Input of shape (B, C, *S).
-        kernels (Tensor): Kernels of shape (B, C, *S).
+        x (Tensor): Input of shape ``(B, C, *S)``.
+        kernels (Tensor): Kernels of shape ``(B, C, *S)``.
 
     Returns:
-        Tensor: Output of shape (B, C, *S).
+        Tensor: Output of shape ``(B, C, *S)``.
     """
     # a position is a group like a channel, and what is left of the image is one pixel
     pixels = dynamic_conv(x.flatten(1)[..., None], kernels.flatten(1)[..., None, None])
@@ -130,8 +130,8 @@ def self_attention(
             those with a class token.
         projections (Projections): The static convolutions.
         num_heads (int): Number of heads h.
-        activation (Callable): Maps scores of shape (B, h, N, *S) to the same shape; N is the axis
-            of kernels, over which softmax and layer norm act. Scales, position and masks are
+        activation (Callable): Maps scores of shape ``(B, h, N, *S)`` to the same shape; N is the
+            axis of kernels, over which softmax and layer norm act. Scales, position and masks are
             part of it: the bias of query i and key j lies at ``[:, :, j, i]``.
         selection (tuple[Tensor, Tensor], optional): A soft selection from the bank, of shape
             (kept, N), for keys and for values, as in Linformer. Defaults to None, all kernels.
@@ -158,7 +158,7 @@ def depthwise_self_attention(
     """Compute depth-wise self-attention (the paper's Equation 5) as convolutions.
 
     Args:
-        x (Tensor): Input of shape (B, C, *S).
+        x (Tensor): Input of shape ``(B, C, *S)``.
         projections (Projections): The static convolutions; ``value`` is not used.
         num_heads (int): Number of heads h.
         weights (Tensor, optional): Weight of key j in the kernel of position i at ``[..., i, j]``,
@@ -167,7 +167,7 @@ def depthwise_self_attention(
             one kernel an image.
 
     Returns:
-        Tensor: Output of shape (B, C, *S).
+        Tensor: Output of shape ``(B, C, *S)``.
     """
     query, key = static_conv(x, *projections.query), static_conv(x, *projections.key)
     if weights is None:

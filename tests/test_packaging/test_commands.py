@@ -36,6 +36,7 @@ def make(*arguments, **variables):
         (['demo'], ['--venv .venv', '.venv/bin/python demo/three_tasks.py']),
         (['demo', 'STACK=onedl'], ['.venv-onedl/bin/python demo/three_tasks.py']),
         (['demo-all'], ['demo/three_tasks.py --all']),
+        (['docs'], ['.venv/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build']),
         (['demo-classification'], ['demo/three_tasks.py --only classification']),
     ],
 )

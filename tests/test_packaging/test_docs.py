@@ -1,17 +1,27 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the documentation tells people to type exists, and means what they are told."""
+"""What the documentation tells people to type exists, means what they are told, and reads well."""
 
+import inspect
+import os
+import pkgutil
 import re
 import shlex
 from pathlib import Path
 
+import mmseg
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
+import mmdmformer
 from mmdmformer import train
+from mmdmformer.compat import report
+from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md'))
+DOCS = sorted((ROOT / 'docs').glob('**/*.md'))
+PAGES = [ROOT / 'README.md', *DOCS, *sorted((ROOT / 'configs').glob('*/README.md'))]
 # Which program takes the options of a launcher, or of what checks before a launch.
 OPTIONS_OF = {
     'tools/dist_train.sh': 'tools/train.py',
@@ -20,11 +30,25 @@ OPTIONS_OF = {
     'tools/slurm_test.sh': 'tools/test.py',
     'tools/doctor.py': 'tools/train.py',
 }
+# Settings that a config need not have: arguments of the backbone or of a constructor.
+NEW_SETTINGS = {
+    'model.backbone.deploy',
+    'model.backbone.rates',
+    'optim_wrapper.constructor',
+    'optim_wrapper.paramwise_cfg.layer_decay_rate',
+}
+
+each_page = pytest.mark.parametrize('path', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def blocks(path, language):
+    """The code blocks of a page in a language."""
+    return re.findall(rf'^```{language}\n(.*?)^```', path.read_text(), re.M | re.S)
 
 
 def commands(path):
     """The commands in the bash blocks of a page, as lists of words."""
-    for block in re.findall(r'^```bash\n(.*?)^```', path.read_text(), re.M | re.S):
+    for block in blocks(path, 'bash'):
         for line in block.replace('\\\n', ' ').splitlines():
             if words := shlex.split(line, comments=True):
                 yield words
@@ -32,7 +56,7 @@ def commands(path):
 
 def calls():
     """Every call of a tool: the page, the tool, and the words after it."""
-    for path in DOCS:
+    for path in PAGES:
         for words in commands(path):
             for place, word in enumerate(words):
                 if re.fullmatch(r'tools/.*\.(py|sh)', word):
@@ -63,11 +87,11 @@ def help_of(python, tmp_path_factory):
 
 
 def test_there_are_pages_with_commands():
-    assert {path.name for path, _, _ in CALLS} >= {'clusters.md'}
+    assert {path.name for path, _, _ in CALLS} >= {'README.md', 'clusters.md', 'get_started.md'}
     assert {tool for _, tool, _ in CALLS} >= set(OPTIONS_OF) - {'tools/slurm_test.sh'}
 
 
-@pytest.mark.parametrize('path', DOCS, ids=lambda path: path.name)
+@each_page
 def test_every_path_exists(path):
     named = re.findall(r'(?<![\w/])(?:tools|configs)/[\w./-]+\w', path.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
@@ -87,22 +111,128 @@ def test_options_are_those_of_the_tool(path, tool, arguments, help_of):
 )
 def test_settings_are_those_of_the_config(arguments):
     """A setting that no config has would be added without a word, and change nothing."""
-    (config,) = (word for word in arguments if re.fullmatch(r'configs/.*\.py', word))
+    config = next(word for word in arguments if re.fullmatch(r'configs/.*\.py|CONFIG', word))
+    config = config.replace('CONFIG', 'configs/dmformer/dmformer-s_8xb128_in1k.py')
     settings = arguments[arguments.index('--cfg-options') :]
     parsed = train._parser().parse_args([config, *settings])
     cfg = Config.fromfile(ROOT / config)
     for name in parsed.cfg_options:
-        if 'init_kwargs' in name:
-            continue  # arguments of W&B itself
+        if 'init_kwargs' in name or name in NEW_SETTINGS:
+            continue  # the former are arguments of W&B itself
         node = cfg
         for key in name.split('.'):
             node = node[int(key) if isinstance(node, list) else key]
     cfg.merge_from_dict(parsed.cfg_options)
 
 
-@pytest.mark.parametrize('path', DOCS, ids=lambda path: path.name)
-def test_python_blocks_are_configs_that_can_be_read(path, tmp_path):
-    for block in re.findall(r'^```python\n(.*?)^```', path.read_text(), re.M | re.S):
-        config = tmp_path / 'config.py'
-        config.write_text(block.replace("_base_ = '", f"_base_ = '{ROOT}/configs/dmformer/"))
-        Config.fromfile(config)
+def is_program(block):
+    return re.search(r'^(import|from) ', block, re.M) is not None
+
+
+@pytest.mark.parametrize(
+    'path',
+    [path for path in PAGES if path.name != 'add_a_mixer.md'],  # test_docs_example.py runs it
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_python_blocks_are_configs_that_can_be_read_or_programs_that_run(path, python, tmp_path):
+    (tmp_path / 'mmdmformer').symlink_to(ROOT)
+    for block in blocks(path, 'python'):
+        if is_program(block):
+            script = tmp_path / 'program.py'
+            script.write_text(block)
+            result = python(script, cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+        else:
+            read(block, tmp_path)
+
+
+def read(block, folder):
+    """Read a config of a page, as if it lay beside the configs of DMFormer or in the folder."""
+    block = re.sub(r"_base_ = '(?=\w+-)", f"_base_ = '{ROOT}/configs/dmformer/", block)
+    config = folder / 'config.py'
+    config.write_text(block)
+    return Config.fromfile(config)
+
+
+SHAPES = {
+    'mmpretrain': [(2, 1000)],
+    'mmdet': [(2, 720, side, side) for side in (8, 4, 2, 1, 1)],
+    'mmseg': [(2, 150, 16, 16)],
+}
+
+
+@pytest.mark.parametrize('scope', SHAPES)
+def test_configs_of_your_own_project_build_and_run(scope, tmp_path):
+    page = ROOT / 'docs/plug_in.md'
+    (block,) = (block for block in blocks(page, 'python') if f"'{scope}::" in block)
+    if scope == 'mmseg' and 'forks' in report.stack():  # as the page says
+        configs = Path(mmseg.__file__).parent / '.mim/configs'
+        block = block.replace('mmseg::', f'{configs}/')
+    model = build_model(read(block, tmp_path)).eval()
+    assert isinstance(model.backbone, mmdmformer.DMFormer)
+    with torch.no_grad():
+        outputs = model(torch.rand(2, 3, 64, 64), mode='tensor')
+    outputs = outputs[0] if scope == 'mmdet' else [outputs]  # the scores, without the boxes
+    assert [tuple(output.shape) for output in outputs] == SHAPES[scope]
+
+
+def test_table_of_backbones():
+    shown = set()
+    for line in (ROOT / 'docs/models.md').read_text().splitlines():
+        if not line.startswith('| `'):
+            continue
+        names, archs, _, channels, folded = (cell.strip() for cell in line.split('|')[1:-1])
+        arch = re.findall('`(.*?)`', archs)[0]
+        first = [int(number) for number in re.match(r'\d+(, \d+)*', channels)[0].split(', ')]
+        for name in re.findall('`(.*?)`', names):
+            shown.add(name)
+            more = dict(out_type='pyramid') if name == 'DynamicViT' else {}
+            model = MODELS.build(dict(type=name, arch=arch, out_indices=(0, 1, 2, 3), **more))
+            assert model.out_channels == tuple(first if len(first) == 4 else 4 * first)
+            assert hasattr(model, 'switch_to_deploy') == (folded == 'yes')
+    assert shown == set(mmdmformer.backbones.__all__)
+
+
+def modules():
+    """Every module of the package that defines something public."""
+    for info in pkgutil.walk_packages(mmdmformer.__path__, 'mmdmformer.'):
+        if not info.name.startswith('mmdmformer.version'):
+            yield __import__(info.name, fromlist=['_'])
+
+
+def public_names(module):
+    for name, value in vars(module).items():
+        is_code = inspect.isclass(value) or inspect.isfunction(value)
+        is_public = not name.startswith('_') and inspect.getdoc(value)
+        if is_code and is_public and value.__module__ == module.__name__:
+            yield f'{module.__name__}.{name}'
+
+
+def test_site_is_built_without_warnings_and_is_complete(python, tmp_path):
+    pytest.importorskip('furo', reason='needs requirements/optional.txt')
+    from sphinx.util.inventory import InventoryFile
+
+    options = ['-W', '--keep-going', '-q', '-c', ROOT / 'docs', ROOT, tmp_path / 'site']
+    result = python('sphinx', *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-5000:]
+
+    with (tmp_path / 'site/objects.inv').open('rb') as file:
+        inventory = InventoryFile.load(file, '', os.path.join)
+    documented = {name for kind in inventory if kind.startswith('py:') for name in inventory[kind]}
+    missing = [name for m in modules() for name in public_names(m) if name not in documented]
+    assert missing == [], 'name their module on a page of docs/api'
+
+    html = set((tmp_path / 'site').rglob('*.html'))
+    for path in PAGES:
+        assert tmp_path / 'site' / path.relative_to(ROOT).with_suffix('.html') in html
+    assert broken_links(html) == []
+
+
+def broken_links(html):
+    """Links of the site that lead to no file of it."""
+    return [
+        f'{path.name}: {link}'
+        for path in html
+        for link in re.findall(r'href="([^"#:?]+)[^":]*"', path.read_text())
+        if not (path.parent / link).exists()
+    ]
