@@ -34,6 +34,11 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f'.{_ON_TOOLBOXES[name][0]}', __name__), name)
 
 
+def toolbox_of(name: str) -> str:
+    """The toolbox that a network builds on, whether or not it is installed."""
+    return _ON_TOOLBOXES[name][1]
+
+
 def _register(name: str) -> None:
     def build(*args, **kwargs):
         return __getattr__(name)(*args, **kwargs)
