@@ -1,0 +1,512 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Class-activation maps: where in an image a model finds the reason for its output.
+
+The maps are computed by the library pytorch_grad_cam (package ``grad-cam``). What is added here is
+what it explains: a class of a classifier, a box of a detector, a pixel or a region of a segmentor;
+and from which layer, as each backbone lays out its features in its own way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from ..engine.runtime import UsageError, check_checkpoint
+from .models import UNTRAINED, LoadedModel, prepare_image
+
+# The methods of the library that need one pass backward and explain a target.
+METHODS = {
+    'gradcam': 'GradCAM',
+    'gradcam++': 'GradCAMPlusPlus',
+    'layercam': 'LayerCAM',
+    'hirescam': 'HiResCAM',
+    'xgradcam': 'XGradCAM',
+    'eigengradcam': 'EigenGradCAM',
+    'elementwise': 'GradCAMElementWise',
+}
+FIRST_NORMS = ('norm1', 'ln1')  # of a transformer's block, by their usual names
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained.
+
+    Attributes:
+        target_class (str, optional): Index or name of a class; None explains
+            what the model predicts.
+        box (int, optional): A detector's box, counted from 0 by falling score;
+            None is the best one.
+        pixel (tuple[int, int], optional): A segmentor's column and row in the
+            image; None is the whole region of the class.
+    """
+
+    target_class: str | None = None
+    box: int | None = None
+    pixel: tuple[int, int] | None = None
+
+
+@dataclass
+class Target:
+    """One number of a model's output.
+
+    Attributes:
+        caption (str): What it is, for people.
+        score (Callable): From the scores of an image, without batch, to the
+            number, a tensor of shape ().
+        box (list[float], optional): Left, top, right and bottom of a box, in
+            pixels of what the model sees.
+        point (tuple[float, float], optional): Column and row, as fractions of
+            the image's sides.
+    """
+
+    caption: str
+    score: Callable[[Tensor], Tensor]
+    box: list[float] | None = None
+    point: tuple[float, float] | None = None
+
+
+@dataclass
+class ActivationMap:
+    """A map and what it was drawn from.
+
+    Attributes:
+        view (np.ndarray): What the model sees of the image, of shape
+            (H, W, 3), RGB from 0 to 1.
+        values (np.ndarray): The map from 0 to 1, of shape (H, W); all zero if
+            there is nothing to explain.
+        target (Target): What it explains.
+        layer (str): Name of the layer it is taken from.
+    """
+
+    view: np.ndarray
+    values: np.ndarray
+    target: Target
+    layer: str
+
+
+def split_arguments(paths: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tell images, configs and checkpoints on a command line apart.
+
+    Args:
+        paths (Sequence[str]): Images, then pairs of a config, which ends in
+            .py, and a checkpoint.
+
+    Returns:
+        tuple: The images, and the pairs.
+
+    Raises:
+        UsageError: If they are not in this order.
+
+    Examples:
+        >>> split_arguments(['a.png', 'b.png', 'small.py', 'small.pth'])
+        (['a.png', 'b.png'], [('small.py', 'small.pth')])
+    """
+    first = next((i for i, path in enumerate(paths) if path.endswith('.py')), len(paths))
+    images, rest = list(paths[:first]), list(paths[first:])
+    pairs = list(zip(rest[::2], rest[1::2], strict=False))
+    wrong = [c for c, checkpoint in pairs if not c.endswith('.py') or checkpoint.endswith('.py')]
+    if not images or not pairs or wrong or len(rest) % 2:
+        where = f' near {wrong[0]}' if wrong else ''
+        raise UsageError(
+            f'the arguments{where} are not IMAGE... CONFIG CHECKPOINT [CONFIG CHECKPOINT ...]: '
+            'give at least one image, then for each model a config, which ends in .py, and its '
+            f'checkpoint (or {UNTRAINED}).'
+        )
+    for _, checkpoint in pairs:
+        if checkpoint != UNTRAINED:
+            check_checkpoint(checkpoint)
+    return images, pairs
+
+
+class Explained(nn.Module):
+    """A model whose output for one image is a tensor of scores, as the library wants it.
+
+    Args:
+        loaded (LoadedModel): The model.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        # Of a frozen part there would be no gradients.
+        self.model = loaded.model.requires_grad_(True)
+        self.classes = loaded.classes
+        self.samples: list = []  # what the pipeline tells of the image
+
+    def choose(self, scores: Tensor, request: Request) -> Target | None:
+        """Choose what is explained.
+
+        Args:
+            scores (Tensor): The output, without batch.
+            request (Request): What the user wants.
+
+        Returns:
+            Target: The target; None if the model finds nothing in the image.
+
+        Raises:
+            UsageError: If the request cannot be met.
+        """
+        raise NotImplementedError
+
+    def _wanted_class(self, request: Request, num_classes: int) -> int | None:
+        wanted = request.target_class
+        if wanted is None:
+            return None
+        if wanted in self.classes:
+            return self.classes.index(wanted)
+        if not wanted.lstrip('-').isdigit():
+            close = difflib.get_close_matches(wanted, self.classes, n=3)
+            hint = f'did you mean {" or ".join(close)}?' if close else 'give its index.'
+            raise UsageError(f'the model has no class named {wanted}: {hint}')
+        if not 0 <= int(wanted) < num_classes:
+            raise UsageError(
+                f'--target-class {wanted} is out of range: the model has the classes 0 to '
+                f'{num_classes - 1}.'
+            )
+        return int(wanted)
+
+    def _class_name(self, index: int) -> str:
+        return self.classes[index] if index < len(self.classes) else f'class {index}'
+
+
+class Classifier(Explained):
+    """Class scores before the softmax."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images of shape (1, 3, H, W) to scores of shape (1, classes)."""
+        return self.model(inputs, self.samples, mode='tensor')
+
+    def choose(self, scores: Tensor, request: Request) -> Target:
+        """The wanted class, or the one with the highest score."""
+        wanted = self._wanted_class(request, len(scores))
+        index = int(scores.argmax()) if wanted is None else wanted
+        percent = 100 * scores.softmax(0)[index].item()
+        return Target(f'{self._class_name(index)} {percent:.1f} %', lambda out: out[index])
+
+
+class Segmentor(Explained):
+    """Class scores of the image's pixels before the softmax."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images of shape (1, 3, H, W) to scores of shape (1, classes, height, width)."""
+        (sample,) = self.model.predict(inputs, self.samples)
+        return sample.seg_logits.data[None]
+
+    def choose(self, scores: Tensor, request: Request) -> Target | None:
+        """The wanted pixel's score of a class, or that of the region where it is predicted.
+
+        Without a wanted class it is the one that is predicted for the pixel,
+        or for the largest part of the image.
+        """
+        wanted = self._wanted_class(request, len(scores))
+        predicted = scores.argmax(0)
+        if request.pixel is None:
+            index = int(predicted.flatten().mode().values) if wanted is None else wanted
+            region = predicted == index
+            if not region.any():
+                return None
+            share = 100 * region.float().mean().item()
+            caption = f'{self._class_name(index)}, {share:.1f} % of the image'
+            return Target(caption, lambda out: out[index][region].sum())
+        (x, y), (height, width) = request.pixel, predicted.shape
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(
+                f'--pixel {x} {y} is outside of the image: its columns are 0 to {width - 1}, its '
+                f'rows 0 to {height - 1}.'
+            )
+        index = int(predicted[y, x]) if wanted is None else wanted
+        point = ((x + 0.5) / width, (y + 0.5) / height)
+        caption = f'{self._class_name(index)} at {x}, {y}'
+        return Target(caption, lambda out: out[index, y, x], point=point)
+
+
+class Detector(Explained):
+    """Scores of the boxes that are found, by falling score.
+
+    A two-stage detector's are what it predicts. A one-stage detector
+    cuts its predictions off from the gradients, and so they are searched
+    among the scores of its head, there before the sigmoid.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images of shape (1, 3, H, W) to scores of shape (1, boxes)."""
+        if hasattr(self.model, 'roi_head'):
+            (sample,) = self.model.predict(inputs, self.samples, rescale=False)
+            self.found = sample.pred_instances
+            return self.found.scores[None]
+        head = self.model.bbox_head
+        outputs = head(self.model.extract_feat(inputs))
+        metas = [sample.metainfo for sample in self.samples]
+        (self.found,) = head.predict_by_feat(*outputs, batch_img_metas=metas)
+        # levels of shape (1, anchors * classes, H, W)
+        levels = [
+            level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels) for level in outputs[0]
+        ]
+        return self._find_scores(torch.cat(levels))[None]
+
+    def _find_scores(self, scores: Tensor) -> Tensor:
+        found = []
+        for score, label in zip(self.found.scores, self.found.labels, strict=True):
+            distance = (scores[:, label].detach().sigmoid() - score).abs()
+            nearest = distance.argmin()
+            if distance[nearest] > 1e-5:
+                raise UsageError(
+                    f'the scores of {type(self.model.bbox_head).__name__} are not its class scores '
+                    'alone: take a RetinaNet or a two-stage detector.'
+                )
+            found.append(scores[nearest, label])
+        return torch.stack(found) if found else scores.new_zeros(0)
+
+    def choose(self, scores: Tensor, request: Request) -> Target | None:
+        """The wanted box, or the best one, of all or of the wanted class."""
+        wanted = self._wanted_class(request, len(self.classes) or math.inf)
+        boxes = self.found.bboxes.detach()
+        candidates = [
+            i for i, label in enumerate(self.found.labels) if wanted in (None, int(label))
+        ]
+        if not candidates:
+            return None
+        number = request.box or 0
+        if not 0 <= number < len(candidates):
+            raise UsageError(
+                f'--box {number} is out of range: the boxes found in the image are 0 to '
+                f'{len(candidates) - 1}.'
+            )
+        i = candidates[number]
+        label, score = int(self.found.labels[i]), 100 * self.found.scores[i].item()
+        caption = f'{self._class_name(label)} {score:.1f} %'
+        return Target(caption, lambda out: out[i], box=boxes[i].tolist())
+
+
+KINDS = {'classification': Classifier, 'detection': Detector, 'segmentation': Segmentor}
+
+
+def explain(
+    loaded: LoadedModel,
+    image: str | Path,
+    request: Request = Request(),  # noqa: B008  (frozen)
+    layer: str | None = None,
+    method: str = 'gradcam',
+) -> ActivationMap:
+    """Compute the class-activation map of a model for an image.
+
+    Args:
+        loaded (LoadedModel): The model; all of its parameters come to require
+            gradients.
+        image (str | Path): Image file.
+        request (Request): What to explain. Defaults to what is predicted.
+        layer (str, optional): Name of the layer whose output is weighed. None
+            takes the last one of the backbone that has a map of the image, or,
+            where the head reads a class token alone, the norm before the last
+            attention, behind which the map has no influence. Defaults to None.
+        method (str): Key of ``METHODS``. Defaults to 'gradcam'.
+
+    Returns:
+        ActivationMap: The map.
+
+    Raises:
+        UsageError: If the library is missing, a request cannot be met, or the
+            layer is unknown or has no map of the image.
+        BadInputError: If the image cannot be read.
+    """
+    algorithm = _find_method(method)
+    view, inputs, samples = prepare_image(loaded, image)
+    explained = KINDS[loaded.task](loaded)
+    explained.samples = samples
+    with torch.enable_grad():
+        recorder = _Recorder(loaded.model)
+        (scores,) = recorder.run(lambda: explained(inputs))
+        name = layer or recorder.default_layer(inputs.shape[-2:])
+        module = _find_layer(loaded.model, name)
+        recorder.check(name, inputs.shape[-2:])
+        target = explained.choose(scores.detach(), request)
+        height, width = view.shape[:2]
+        if target is None:
+            nothing = Target('nothing found', torch.sum)
+            return ActivationMap(view, np.zeros((height, width), np.float32), nothing, name)
+        as_map = partial(to_map, image_size=tuple(inputs.shape[-2:]))
+        cam = algorithm(explained, [module], reshape_transform=as_map)
+        (values,) = cam(inputs, [target.score])
+        cam.activations_and_grads.release()
+    return ActivationMap(view, values[:height, :width], target, name)
+
+
+def _find_method(method: str) -> type:
+    try:
+        import pytorch_grad_cam
+    except ImportError as error:
+        raise UsageError(
+            f'class-activation maps need the package grad-cam ({error}): install it with `pip '
+            'install -r requirements/optional.txt`.'
+        ) from error
+    if method not in METHODS:
+        raise UsageError(f'the method {method} is unknown: choose one of {", ".join(METHODS)}.')
+    return getattr(pytorch_grad_cam, METHODS[method])
+
+
+def _find_layer(model: nn.Module, name: str) -> nn.Module:
+    modules = dict(model.named_modules())
+    if name not in modules or not name:
+        close = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
+        hint = f'the nearest names are {", ".join(close)}' if close else 'it begins with backbone.'
+        raise UsageError(f'the model has no layer named {name}: {hint}.')
+    return modules[name]
+
+
+class _Recorder:
+    """Which layers of a model ran, in which order, and what they gave."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.outputs: dict[str, object] = {}  # the shape of a tensor, the type of anything else
+
+    def run(self, forward: Callable[[], Tensor]) -> Tensor:
+        handles = [
+            module.register_forward_hook(partial(self._record, name))
+            for name, module in self.model.named_modules()
+        ]
+        try:
+            return forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _record(self, name: str, module: nn.Module, args: tuple, output: object) -> None:
+        self.outputs.pop(name, None)  # the last call counts, also for the order
+        self.outputs[name] = output.shape if isinstance(output, Tensor) else type(output)
+
+    def default_layer(self, image_size: tuple[int, int]) -> str:
+        in_backbone = [n for n in self.outputs if n.startswith('backbone.')]
+        maps = [n for n in in_backbone if self._grid(n, image_size) is not None]
+        if not maps:
+            raise UsageError(
+                'no layer of the backbone has a map of the image: give one by --layer.'
+            )
+        _, _, extra = self._grid(maps[-1], image_size)
+        if extra and self._reads_class_token():
+            norms = [n for n in maps if n.count('.') > 1 and n.split('.')[-1] in FIRST_NORMS]
+            return (norms or maps)[-1]
+        return maps[-1]
+
+    def _reads_class_token(self) -> bool:
+        backbone = self.model.backbone
+        return bool(getattr(backbone, 'cls_token', None) is True) or (
+            getattr(backbone, 'out_type', None) == 'cls_token'
+        )
+
+    def check(self, name: str, image_size: tuple[int, int]) -> None:
+        """Raise a UsageError unless the layer ran and gave a map."""
+        if self._grid(name, image_size) is None:
+            found = self.outputs.get(name)
+            if found is None:
+                what = 'does not run by itself'
+            elif isinstance(found, type):
+                what = f'gives a {found.__name__}'
+            else:
+                what = f'gives a tensor of shape {tuple(found)}'
+            raise UsageError(
+                f'layer {name} {what}, not a map of the image: take one like '
+                f'{self.default_layer(image_size)}.'
+            )
+
+    def _grid(self, name: str, image_size: tuple[int, int]) -> tuple[int, int, int] | None:
+        shape = self.outputs.get(name)
+        return find_grid(shape, image_size) if isinstance(shape, torch.Size) else None
+
+
+def find_grid(shape: Sequence[int], image_size: tuple[int, int]) -> tuple[int, int, int] | None:
+    """Find how a feature is laid out over the image.
+
+    Args:
+        shape (Sequence[int]): (1, C, h, w) or (1, h, w, C) of a map, or
+            (1, N, C) of tokens, row by row, perhaps after a class token.
+        image_size (tuple[int, int]): Height and width of the model's input, in
+            pixels.
+
+    Returns:
+        tuple[int, int, int]: Height and width of the map, and the number of
+        tokens before it; None if there is no map of more than one pixel.
+
+    Examples:
+        >>> find_grid((1, 197, 768), (224, 224))
+        (14, 14, 1)
+        >>> find_grid((1, 512, 7, 7), (224, 224))
+        (7, 7, 0)
+        >>> find_grid((1, 10), (224, 224)) is None
+        True
+    """
+    if len(shape) not in (3, 4) or shape[0] != 1:
+        return None
+    for height, width in _possible_grids(image_size):
+        if len(shape) == 4 and (height, width) in (tuple(shape[2:]), tuple(shape[1:3])):
+            return height, width, 0
+        if len(shape) == 3 and shape[1] - height * width in (0, 1):
+            return height, width, shape[1] - height * width
+    return None
+
+
+def _possible_grids(image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes of a map, whether borders are padded or left out; strides of powers of 2 come first."""
+    strides = sorted(range(1, max(image_size) + 1), key=lambda stride: stride.bit_count() > 1)
+    grids = []
+    for stride in strides:
+        for rounded in (math.ceil, math.floor):
+            height, width = (rounded(side / stride) for side in image_size)
+            if height * width > 1:
+                grids.append((height, width))
+    return grids
+
+
+def to_map(feature: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Bring a feature into the layout that the library wants.
+
+    Args:
+        feature (Tensor): Of a shape of :func:`find_grid`.
+        image_size (tuple[int, int]): Height and width of the model's input.
+
+    Returns:
+        Tensor: Of shape (1, C, h, w); a copy, as a later layer may change the
+        feature in place.
+    """
+    height, width, extra = find_grid(feature.shape, image_size)
+    if feature.ndim == 3:
+        feature = feature[:, extra:].transpose(1, 2).unflatten(2, (height, width))
+    elif tuple(feature.shape[2:]) != (height, width):
+        feature = feature.permute(0, 3, 1, 2)
+    return feature.clone()
+
+
+def draw(result: ActivationMap, height: int = 224) -> Image.Image:
+    """Lay a map over what the model saw, and mark the box or the pixel.
+
+    Args:
+        result (ActivationMap): The map.
+        height (int): Height of the picture in pixels. Defaults to 224.
+
+    Returns:
+        Image.Image: The picture.
+    """
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+
+    pixels = (
+        show_cam_on_image(result.view, result.values, use_rgb=True)
+        if result.values.any()
+        else (result.view * 255).astype(np.uint8)
+    )
+    scale = height / len(pixels)
+    picture = Image.fromarray(pixels).resize((round(pixels.shape[1] * scale), height))
+    marks = ImageDraw.Draw(picture)
+    if result.target.box is not None:
+        marks.rectangle([side * scale for side in result.target.box], outline='white', width=2)
+    if result.target.point is not None:
+        x, y = (p * side for p, side in zip(result.target.point, picture.size, strict=True))
+        marks.ellipse((x - 5, y - 5, x + 5, y + 5), outline='white', width=2)
+    return picture

@@ -1,0 +1,123 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Trained models to look at, and their images as their test pipelines prepare them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint, set_random_seed
+from torch import Tensor, nn
+
+from ..engine.complete_weights import complete_weights
+from ..engine.model import build_model
+from ..engine.runtime import UsageError, check_checkpoint, read_config_file
+from .pictures import read_image
+
+UNTRAINED = 'none'  # in place of a checkpoint
+TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
+
+
+@dataclass
+class LoadedModel:
+    """A model with what is needed to show it images.
+
+    Attributes:
+        name (str): Name of the config, without folder and ending.
+        cfg (Config): The config.
+        model (nn.Module): The model, in eval mode and on the CPU.
+        classes (list[str]): Names of the classes; empty if unknown.
+        task (str): ``'classification'``, ``'detection'`` or
+            ``'segmentation'``.
+    """
+
+    name: str
+    cfg: Config
+    model: nn.Module
+    classes: list[str]
+    task: str
+
+
+def load_model(
+    config: str | Path, checkpoint: str, options: dict[str, Any] | None = None
+) -> LoadedModel:
+    """Build a config's model and load all of its weights from a checkpoint, running no code in it.
+
+    Args:
+        config (str | Path): Config file of a classifier, detector or segmentor.
+        checkpoint (str): File or URL; ``'none'`` gives initial weights, always
+            the same.
+        options (dict, optional): Settings of the config to change.
+            Defaults to None.
+
+    Returns:
+        LoadedModel: The model.
+
+    Raises:
+        UsageError: If a file is missing, or the config is of another kind.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+    """
+    if checkpoint != UNTRAINED:
+        check_checkpoint(checkpoint)
+    cfg = read_config_file(Path(config), options)
+    task = TASKS.get(cfg.get('default_scope'))
+    if task is None or 'model' not in cfg:
+        raise UsageError(
+            f'config {config} describes no model of {", ".join(TASKS)}: take one that does.'
+        )
+    set_random_seed(0)
+    model = build_model(cfg)
+    classes = _test_dataset(cfg).get('metainfo', {}).get('classes')
+    if checkpoint == UNTRAINED:
+        MMLogger.get_current_instance().setLevel(logging.ERROR)  # it lists every parameter
+        model.init_weights()
+    else:
+        with complete_weights(model, checkpoint):
+            content = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        meta = content.get('meta', {})
+        known = {key.lower(): value for key, value in meta.get('dataset_meta', {}).items()}
+        classes = known.get('classes') or meta.get('CLASSES') or classes
+    model.eval()
+    return LoadedModel(Path(config).stem, cfg, model, list(classes or ()), task)
+
+
+def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Tensor, list]:
+    """Prepare an image as the model's test pipeline does.
+
+    Args:
+        loaded (LoadedModel): The model.
+        path (str | Path): Image file.
+
+    Returns:
+        tuple: What the model sees of the image, of shape (H, W, 3), RGB from
+        0 to 1; the model's input, of shape (1, 3, H', W'), where padding may
+        have been added to the right and below; its data samples.
+
+    Raises:
+        UsageError: If there is no such file.
+        BadInputError: If it cannot be decoded.
+    """
+    read_image(path)  # says what is wrong with it
+    scope = loaded.cfg.default_scope
+    steps = [s for s in _test_dataset(loaded.cfg).pipeline if 'Annotations' not in str(s['type'])]
+    with DefaultScope.overwrite_default_scope(scope):
+        data = Compose(steps)(dict(img_path=str(path), img_id=0))
+    view = data['inputs'].flip(0).permute(1, 2, 0).numpy() / np.float32(255)  # was BGR
+    with torch.no_grad():
+        batch = loaded.model.data_preprocessor(pseudo_collate([data]))
+    return view, batch['inputs'], batch['data_samples']
+
+
+def _test_dataset(cfg: Config) -> dict:
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
