@@ -42,8 +42,11 @@ def install() -> None:
     """Make every checkpoint that mmengine loads pass through :func:`weights_only`.
 
     Runner, initialisers and inferencers of all toolboxes load through
-    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike.
+    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike. It reads .safetensors,
+    which can hold no code, as well.
     """
+    from . import safetensors_file  # needs this module's error
+
     loader = mmengine_checkpoint.CheckpointLoader
     if getattr(loader.load_checkpoint, 'weights_only', False):
         return
@@ -51,6 +54,8 @@ def install() -> None:
 
     @functools.wraps(original)
     def load_checkpoint(cls, filename, map_location=None, logger='current'):
+        if str(filename).endswith(safetensors_file.SUFFIX):
+            return safetensors_file.read(filename, map_location)
         with weights_only(filename):
             return original(cls, filename, map_location, logger)
 

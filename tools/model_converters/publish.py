@@ -1,0 +1,41 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Write a checkpoint's weights for others: as .pth and .safetensors, with a hash in each name.
+
+The states of optimiser, schedules and log are left out. Everything here loads both files.
+"""
+
+import argparse
+
+import mmdmformer  # noqa: F401  (prepares the stack)
+from mmdmformer.engine import runtime
+from mmdmformer.engine.publish import publish
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', help='checkpoint of a run')
+    parser.add_argument('out', help='name to write, such as dmformer-s.pth')
+    parser.add_argument(
+        '--ema',
+        action=argparse.BooleanOptionalAction,
+        help='take the averaged weights, or the plain ones; needed where there are both',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with runtime.one_sentence_errors():
+        runtime.check_checkpoint(args.checkpoint)
+        try:
+            files = publish(args.checkpoint, args.out, args.ema)
+        except ValueError as error:
+            raise runtime.UsageError(f'{args.checkpoint}: {error}') from error
+    for path in files:
+        print(f'wrote {path}, {path.stat().st_size / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    main()
