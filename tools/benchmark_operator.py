@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from mmdmformer.analysis import benchmark, operator_benchmark
+from mmdmformer.analysis import benchmark, operator_alternatives, operator_benchmark
 from mmdmformer.ops.paths import PATHS
 
 
@@ -23,6 +23,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--path', choices=PATHS, default='auto', help='default: %(default)s')
     parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
     parser.add_argument('--repetitions', type=int, default=9, help='default: %(default)s')
+    parser.add_argument(
+        '--alternatives',
+        action='store_true',
+        help='time other ways to compute it in inference instead (CPU, float32, channels last)',
+    )
     parser.add_argument('--out', help='file to write the tables to, beside printing them')
     args = parser.parse_args()
     if args.device.startswith('cuda') and not torch.cuda.is_available():
@@ -30,10 +35,23 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+def time_alternatives(args: argparse.Namespace) -> str:
+    """A table of other ways for each batch."""
+    machine = benchmark.describe_machine('cpu', channels_last=True)
+    parts = [
+        f'Measured on {machine}, with `python {shlex.join(sys.argv)}`. Median (minimum to maximum) '
+        f'of {args.repetitions} interleaved repetitions, summed over the four stages.'
+    ]
+    for batch in track(args.batches, 'batches'):
+        table = operator_alternatives.make_table(
+            operator_alternatives.measure(batch, args.repetitions)
+        )
+        parts.append(f'Batch {batch}:\n\n{table}')
+    return '\n\n'.join(parts) + '\n'
+
+
+def time_operator(args: argparse.Namespace) -> str:
+    """A table of the operator beside torch's convolutions for each batch."""
     dtype = getattr(torch, args.dtype)
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     limits = operator_benchmark.measure_limits(args.device, dtype)
@@ -55,7 +73,14 @@ def main() -> None:
             args.repetitions,
         )
         parts.append(operator_benchmark.make_table(rows, limits, args.backward))
-    text = '\n\n'.join(parts) + '\n'
+    return '\n\n'.join(parts) + '\n'
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    text = time_alternatives(args) if args.alternatives else time_operator(args)
     print(text)
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)

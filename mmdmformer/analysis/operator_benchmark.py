@@ -74,7 +74,7 @@ def measure_operator(
     """
     rows = []
     for channels, side in stages:
-        inputs = _make_inputs(batch, channels, side, device, dtype, memory_format, backward)
+        inputs = make_inputs(batch, channels, side, device, dtype, memory_format, backward)
         runs = [_make_run(inputs, name, backward) for name in ('reference', path)]
         theirs, ours = interleave(runs, repetitions, device)
         shape = (batch, channels, side, side)
@@ -84,7 +84,29 @@ def measure_operator(
     return rows
 
 
-def _make_inputs(batch, channels, side, device, dtype, memory_format, requires_grad):
+def make_inputs(
+    batch: int,
+    channels: int,
+    side: int,
+    device: str,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    requires_grad: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Make maps, kernels and biases of random numbers.
+
+    Args:
+        batch (int): Images.
+        channels (int): Channels of the maps.
+        side (int): Their height and width.
+        device (str): Such as ``'cpu'``.
+        dtype (torch.dtype): Type of the numbers.
+        memory_format (torch.memory_format): Of the maps.
+        requires_grad (bool): Whether gradients are wanted.
+
+    Returns:
+        tuple: Input, and a kernel and a bias for each branch.
+    """
     x = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
     x = x.contiguous(memory_format=memory_format).requires_grad_(requires_grad)
     weights = [

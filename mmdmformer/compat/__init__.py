@@ -2,10 +2,10 @@
 """The one place that knows which OpenMMLab stack and which torch are installed."""
 
 from . import environment
+from .compiler import has_fused_convolutions, is_exporting
 from .environment import require_toolbox
-from .fused_operators import has_fused_convolutions
 
-__all__ = ['has_fused_convolutions', 'prepare', 'require_toolbox']
+__all__ = ['has_fused_convolutions', 'is_exporting', 'prepare', 'require_toolbox']
 
 
 def prepare() -> None:

@@ -22,9 +22,9 @@ def dwconv_path(path: str) -> Iterator[None]:
         path (str): ``'reference'`` (torch's layers and the given memory
             format alone, in the whole network: the yardstick of tests and
             benchmarks), ``'split'`` (part of the padding made before a
-            convolution), ``'cpu'`` (that, and fast weight gradients on CPUs),
-            ``'fused'`` (sum and activation inside the convolutions, for
-            inference in float32 on CPUs), ``'triton'`` (one kernel for all
+            convolution), ``'cpu'`` (an operator that sums the branches and
+            has fast gradients), ``'fused'`` (sum and activation inside the
+            convolutions, for inference in float32), ``'triton'`` (one kernel for all
             branches, on GPUs), or ``'auto'``.
 
     Raises:

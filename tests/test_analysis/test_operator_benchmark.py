@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import mmdmformer  # noqa: F401  (registers the backbones)
-from mmdmformer.analysis import benchmark, operator_benchmark
+from mmdmformer.analysis import benchmark, operator_alternatives, operator_benchmark
 from mmdmformer.analysis.operator_benchmark import Row, count_multiply_adds, measure_operator
 from mmdmformer.ops import multi_dilated_dwconv
 
@@ -65,3 +65,26 @@ def test_folded_network_is_faster_than_plain_torch(monkeypatch):
     case = benchmark.Case('inference', 2, 128, 128)
     reference, folded = benchmark.measure(case, names, repetitions=5)
     assert min(reference.seconds) > 1.3 * min(folded.seconds)
+
+
+@pytest.mark.parametrize('way', operator_alternatives.WAYS.values())
+def test_alternatives_compute_the_same(way):
+    inputs = operator_benchmark.make_inputs(
+        2, 8, 11, 'cpu', torch.float32, torch.channels_last, False
+    )
+    expected = operator_alternatives.in_three_convolutions(*(_double(t) for t in inputs))
+    torch.testing.assert_close(way(*inputs).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def _double(tensors):
+    return tensors.double() if isinstance(tensors, torch.Tensor) else [t.double() for t in tensors]
+
+
+def test_table_of_alternatives_compares_medians_with_the_way_that_is_taken():
+    table = operator_alternatives.make_table(
+        {'taken': [0.001, 0.004, 0.002], 'other': [0.005, 0.003, 0.004]}
+    )
+    assert table.splitlines()[2:] == [
+        '| taken | 2.0 (1.0 to 4.0) | 1.00 |',
+        '| other | 4.0 (3.0 to 5.0) | 2.00 |',
+    ]

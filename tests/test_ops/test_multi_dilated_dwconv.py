@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from mmdmformer.ops import dwconv_path, multi_dilated_dwconv, paths
+from mmdmformer.ops import cpu_dwconv, dwconv_path, multi_dilated_dwconv, paths
 
 module = sys.modules[multi_dilated_dwconv.__module__]
 
@@ -127,34 +127,80 @@ def test_autocast_gives_half_precision():
 # The choice
 
 
-@pytest.mark.parametrize('path', ['reference', 'split', 'cpu'])
+WAYS = {'reference': 'dwconv_reference', 'split': 'conv_with_split_padding', 'cpu': 'sum_dwconvs'}
+
+
+@pytest.mark.parametrize('path', WAYS)
 def test_every_forced_path_gives_the_same_and_is_left_again(path, monkeypatch):
     inputs = make_inputs((3, 5, 7), channels=4, size=(9, 11))
-    expected = multi_dilated_dwconv(*inputs, (1, 2, 3))
+    expected = definition(*inputs, (1, 2, 3))
     taken = []
-    convolve = module._CONVOLUTIONS[path]
-    monkeypatch.setitem(
-        module._CONVOLUTIONS, path, lambda *args: taken.append(path) or convolve(*args)
-    )
+    for name, function in [(name, getattr(module, name)) for name in WAYS.values()]:
+        monkeypatch.setattr(module, name, lambda *a, n=name, f=function: taken.append(n) or f(*a))
     with dwconv_path(path):
         torch.testing.assert_close(multi_dilated_dwconv(*inputs, (1, 2, 3)), expected)
         with dwconv_path('auto'):
             multi_dilated_dwconv(*inputs, (1, 2, 3))
-    assert taken == [path] * (6 if path == 'cpu' else 3)
+    assert taken == [WAYS[path]] * (1 if path == 'cpu' else 3) + ['sum_dwconvs']
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('grad', [False, True])
-def test_convolutions_are_fused_in_inference_in_single_precision_only(dtype, grad, monkeypatch):
+def test_convolutions_are_fused_in_single_precision_only(dtype, grad, monkeypatch):
     inputs = make_inputs((3, 5, 7), channels=4, size=(9, 11), dtype=dtype)
     inputs[1][1].requires_grad_()
     calls = []
-    convolve = module.convolve
-    monkeypatch.setattr(module, 'convolve', lambda *args: calls.append(1) or convolve(*args))
+    convolve = cpu_dwconv.convolve
+    monkeypatch.setattr(cpu_dwconv, 'convolve', lambda *args: calls.append(1) or convolve(*args))
     with torch.set_grad_enabled(grad):
         out = multi_dilated_dwconv(*inputs, (1, 2, 3))
-    assert len(calls) == (3 if dtype == torch.float32 and not grad else 0)
+    assert len(calls) == (3 if dtype == torch.float32 else 0)
     assert out.requires_grad == grad
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('bias', [True, False])
+def test_operator_keeps_the_rules_of_torch(bias, dtype):
+    """Schema, shapes and strides without data, autograd, dynamic shapes."""
+    x, weights, biases = make_inputs((3, 5, 7), channels=4, size=(9, 11), dtype=dtype)
+    tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
+    args = (x, weights, tensors[-1] if bias else None, [1, 2, 3], True)
+    torch.library.opcheck(cpu_dwconv.sum_dwconvs, args)
+    torch.library.opcheck(cpu_dwconv.dwconv_weight_gradient, (x.detach(), x.detach(), [7, 7], 3))
+
+
+def test_compiled_graph_has_one_operator_and_the_same_gradients():
+    x, weights, biases = make_inputs((3, 5, 7), channels=4, size=(9, 11))
+    tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    def function(*tensors):
+        return multi_dilated_dwconv(tensors[0], tensors[1:4], tensors[4:], (1, 2, 3))
+
+    out, expected = (
+        torch.compile(function, fullgraph=True, backend=backend)(*tensors),
+        function(*tensors),
+    )
+    assert sum('sum_dwconvs' in target for target in graphs[0]) == 1
+    grad = torch.randn_like(x)
+    torch.testing.assert_close(
+        torch.autograd.grad(out, tensors, grad), torch.autograd.grad(expected, tensors, grad)
+    )
+
+
+def test_exported_graph_holds_operators_of_torch_alone():
+    class Module(torch.nn.Module):
+        def forward(self, x, weights, biases):
+            return multi_dilated_dwconv(x, weights, biases, (1, 2))
+
+    inputs = make_inputs((3, 5), dtype=torch.float32)
+    program = torch.export.export(Module(), inputs)
+    assert 'mmdmformer' not in str(program.graph)
+    torch.testing.assert_close(program.module()(*inputs), multi_dilated_dwconv(*inputs, (1, 2)))
 
 
 def test_fused_path_is_refused_where_gradients_would_be_lost():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Operators that torch's compiler uses, and whose presence no documentation promises."""
+"""What surrounds torch's compiler and not every torch has."""
 
 import functools
 
@@ -7,6 +7,8 @@ import functools
 @functools.lru_cache
 def has_fused_convolutions() -> bool:
     """Tell whether torch's fused oneDNN operators are there and compute what they should.
+
+    The compiler's generated code uses them; no documentation promises them.
 
     Returns:
         bool: Whether convolutions and matrix products that add and activate
@@ -35,3 +37,16 @@ def _multiply_add_as_expected() -> bool:
             operators._linear_pointwise.binary(rows, rows, matrix, None, 'add'),
         ]
     return [result.item() for result in results] == [0.0, -3.0, 0.0, -3.0]
+
+
+def is_exporting() -> bool:
+    """Tell whether torch.export runs, or with torch before 2.7 perhaps torch.compile.
+
+    Returns:
+        bool: Whether the graph that is captured now may be for elsewhere.
+    """
+    import torch
+
+    # torch.compile takes torch.compiler.is_exporting() for true wherever it sees it.
+    flag = getattr(torch.compiler, '_is_exporting_flag', None)
+    return torch.compiler.is_compiling() if flag is None else flag
