@@ -24,7 +24,8 @@ class CheckedPretrainedInit:
     The prefix of the module's names in the checkpoint (``backbone.``,
     ``module.backbone.``, none, ...) is found by comparing names. Unless every
     tensor of the module is found with its shape, and nothing under the prefix
-    is left over, an error lists the difference.
+    is left over, an error lists the difference. Only tables of positions that
+    the module itself interpolates when it is loaded may be of another size.
 
     Args:
         checkpoint (str, optional): File or URL. None trains from scratch, and
@@ -76,7 +77,7 @@ class CheckedPretrainedInit:
         for child in module.children():
             if isinstance(child, BaseModule):
                 child.init_weights()
-        weights = self._read_weights(module)
+        weights = _adapt(module, self._read_weights(module))
         difference = _describe_difference(module.state_dict(), weights)
         if difference and not self.allow_partial:
             raise RuntimeError(
@@ -142,6 +143,16 @@ def _count_matches_by_prefix(names: Collection[str], keys: Collection[str]) -> C
             if '.'.join(parts[i:]) in names:
                 counts[''.join(f'{part}.' for part in parts[:i])] += 1
     return counts
+
+
+def _adapt(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as the module's own hooks change them before it is loaded."""
+    adapted = dict(weights)
+    for name, part in module.named_modules():
+        prefix = f'{name}.' if name else ''
+        for hook in part._load_state_dict_pre_hooks.values():
+            hook(adapted, prefix, {}, False, [], [], [])
+    return adapted
 
 
 def _fits(expected: Mapping[str, Tensor], name: str, value: Tensor) -> bool:

@@ -181,3 +181,32 @@ def test_no_checkpoint_is_said(capsys):
     make_backbone(checkpoint=None).init_weights()
     log = capsys.readouterr()
     assert 'DMFormer trains from scratch: no pretrained checkpoint is given.' in log.out + log.err
+
+
+@pytest.mark.parametrize(
+    ('kind', 'one', 'other'),
+    [
+        ('DynamicSwin', dict(window_size=7), dict(window_size=12)),
+        ('DynamicViT', dict(img_size=64), dict(img_size=96)),
+        ('DynamicViT', dict(img_size=64, position='relative'), dict(img_size=96)),
+    ],
+)
+def test_tables_of_another_size_are_interpolated(kind, one, other, tmp_path):
+    source = MODELS.build(dict(type=kind, arch='nano', **one))
+    path = save(tmp_path / 'weights.pth', with_prefix(source.state_dict(), 'backbone.'))
+    options = dict(type=kind, arch='nano', **{**one, **other})
+    expected = MODELS.build(options)
+    expected.load_state_dict(source.state_dict())
+    model = MODELS.build(dict(options, init_cfg=dict(type='CheckedPretrained', checkpoint=path)))
+    assert_loaded(model, expected.state_dict())
+
+
+def test_table_of_another_number_of_heads_is_refused(tmp_path):
+    source = MODELS.build(dict(type='DynamicSwin', arch='nano'))
+    weights = source.state_dict()
+    table = 'stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
+    weights[table] = weights[table].repeat(1, 2)
+    init_cfg = dict(type='CheckedPretrained', checkpoint=save(tmp_path / 'weights.pth', weights))
+    model = MODELS.build(dict(type='DynamicSwin', arch='nano', init_cfg=init_cfg))
+    with pytest.raises(RuntimeError, match=f'{table} .169, 2. instead of .169, 1.'):
+        model.init_weights()
