@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All measurements of docs/performance.md that need no GPU, or the parts that are named:
-#   benchmarks/cpu.sh [operator] [inference] [compiled] [large] [training] [growth]
-# Nothing else may use the machine meanwhile. The results lie in benchmarks/cpu/, a folder for each question.
+#   benchmarks/cpu.sh [operator] [inference] [compiled] [large] [training] [growth] [attention]
+# Nothing else may use the machine meanwhile. The results lie in benchmarks/cpu/, a folder for each question; those of
+# dynamic attention, which docs/dynamic_convolution.md shows, in benchmarks/attention/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -18,6 +19,8 @@ operator() {
     "$python" tools/benchmark_operator.py --out $out/operator/inference.md
     "$python" tools/benchmark_operator.py --channels-last --backward --batches 1 4 --repetitions 5 \
         --out $out/operator/training-channels-last.md
+    "$python" tools/benchmark_operator.py --alternatives --batches 1 4 --repetitions 5 \
+        --out $out/operator/alternatives.md
 }
 
 inference() {
@@ -49,6 +52,12 @@ growth() {
         --cases inference:{1,2,4,8,16,32}x224x224
 }
 
-for part in "${@:-operator inference compiled large training growth}"; do
+attention() {
+    "$python" tools/analysis/attention_scaling.py --repetitions 3 --out benchmarks/attention/inference
+    "$python" tools/analysis/attention_scaling.py --training --sides 14 24 32 48 --repetitions 3 \
+        --out benchmarks/attention/training
+}
+
+for part in "${@:-operator inference compiled large training growth attention}"; do
     for name in $part; do "$name"; done
 done
