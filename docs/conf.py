@@ -15,11 +15,13 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 # The source folder is the repository (see the Makefile): a link to any of its files then leads
 # there from the site as it does on a git host, and tables of the READMEs are shown, not copied.
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'CONTRIBUTING.md', 'configs/*/README.md', 'docs/**']
+include_patterns = ['*.md', 'configs/*/README.md', 'benchmarks/**.md', 'docs/**']
 exclude_patterns = ['.*', 'build', 'data', 'dist', 'docs/_build', 'mmdmformer', 'work_dirs']
 
 myst_heading_anchors = 3
 
+# A type in a docstring may be the name of classes in several modules; then it is no link.
+suppress_warnings = ['ref.python']
 autodoc_inherit_docstrings = False  # the toolboxes' own are not written for Sphinx
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'
@@ -30,8 +32,8 @@ html_title = f'mmdmformer {release}'
 html_copy_source = False
 
 
-def list_modules(app, docname: str, source: list[str]) -> None:
-    """Replace ``{modules}`` blocks, which name a package, by its modules' docstrings."""
+def prepare_page(app, docname: str, source: list[str]) -> None:
+    """Replace ``{modules}`` blocks by modules' docstrings, and title tables of measurements."""
 
     def document(match: re.Match) -> str:
         files = sorted((ROOT / match[1].replace('.', '/')).glob(match[2]))
@@ -44,9 +46,11 @@ def list_modules(app, docname: str, source: list[str]) -> None:
                 sections.append(f'## {name}\n\n```{{eval-rst}}\n{directive}\n```')
         return '\n\n'.join(sections)
 
+    if docname.startswith('benchmarks/'):
+        source[0] = f'---\norphan: true\n---\n# {docname}\n\n{source[0]}'
     source[0] = re.sub(r'^```{modules} (\S+) (\S+)\n```$', document, source[0], flags=re.M)
 
 
 def setup(app) -> None:
     """Connect what this site needs besides Sphinx."""
-    app.connect('source-read', list_modules)
+    app.connect('source-read', prepare_page)
