@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmdmformer.analysis.reliability.training import spoil_gradients
 from mmdmformer.engine.checkpoints import find_checkpoint
 from mmdmformer.engine.finite import NonFiniteError, first_non_finite_layer
 from mmdmformer.engine.runner import GuardedRunner
@@ -230,3 +231,13 @@ def test_layer_of_a_bad_parameter_is_the_parameter():
     assert first_non_finite_layer(model, batch) is None
     before['second.bias'][0] = 0
     assert equal(before, model.state_dict())
+
+
+def test_training_of_a_toolbox_stops_or_skips_with_the_names(tmp_path):
+    outcome = spoil_gradients(2, tmp_path, 2)
+    assert outcome.lost == []
+    assert outcome.counts == {
+        'stopped with the names of the images': 1,
+        'ended with the state of an undisturbed run': 1,
+        'the batch was named and left out, and the run went on to its end': 1,
+    }

@@ -363,6 +363,58 @@ def different_lengths(times: int, folder: Path, seed: int) -> Outcome:
     return outcome
 
 
+@fault(
+    'Numbers',
+    'gradients that are NaN',
+    'those of one parameter in one step, in each task; runs that stop and runs that skip the batch',
+    times=18,
+    piece=6,
+)
+def spoil_gradients(times: int, folder: Path, seed: int) -> Outcome:
+    """Let the gradients of one step be NaN.
+
+    Args:
+        times (int): How many runs.
+        folder (Path): An empty folder.
+        seed (int): Decides when.
+
+    Returns:
+        Outcome: Losses are a step that is taken all the same, an end without the names of the
+            images, and a stopped run that does not go on as if nothing had been.
+    """
+    outcome, dice = Outcome(), random.Random(seed)
+    make_data(folder)
+    references = {}
+    for number in range(times):
+        task = TASKS[(seed + number) % len(TASKS)]
+        action = ('stop', 'skip')[(seed + number) // len(TASKS) % 2]
+        if task not in references:
+            references[task] = MiniRun(task, folder, f'reference-{task}')
+            references[task].run()
+        step = dice.randint(2, 12)
+        run = MiniRun(task, folder, f'run{number}', f'non_finite.action={action}')
+        (code,) = run.run(INJECT=f'step:{step}:nan')
+        output = run.output()
+        report = f'the gradients of iteration {step} are not finite, though the loss is; its images'
+        named = str(folder / 'data') in output.partition(report)[2].partition('\n')[0]
+        if action == 'skip':
+            weights = read(last_checkpoint(run.work_dir))['state_dict'].values()
+            outcome.check(
+                code == 0 and named and all(w.isfinite().all() for w in weights),
+                'the batch was named and left out, and the run went on to its end',
+                f'{task}, step {step}: ended with {code}: {output[-500:]}',
+            )
+            continue
+        outcome.check(
+            code == 2 and named,
+            'stopped with the names of the images',
+            f'{task}, step {step}: ended with {code}: {output[-500:]}',
+        )
+        run.run('--resume')
+        _compare(outcome, run, references[task])
+    return outcome
+
+
 for _task in TASKS:
     fault(
         'Signal',
@@ -379,3 +431,12 @@ for _task in TASKS:
         times=30,
         piece=10,
     )(partial(kill_and_resume, _task))
+
+for _task in ('classification', 'segmentation'):  # a loop over epochs, and one over iterations
+    fault(
+        'Kill',
+        f'{_task} in two processes, killed and started again',
+        'SIGKILL to one at the same moments, to the other by the launcher',
+        times=12,
+        piece=6,
+    )(partial(kill_and_resume, _task, processes=2))
