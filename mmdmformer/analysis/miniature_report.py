@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from .miniature import BASELINE, INFERENCE_BATCH, TASKS, Cost, Study
+from .miniature import BASELINE, INFERENCE_BATCH, NETWORKS, TASKS, Cost, Study
 
 BEGIN, END = '<!-- miniature: made by tools/analysis/miniature.py -->', '<!-- end of miniature -->'
 LEVEL = 0.05  # how likely a task's column names any difference, if there is none at all
@@ -180,7 +180,8 @@ def plot(study: Study, path: Path) -> None:
 
 
 def _scatter(axes: Axes, study: Study, task: str, cost: Mapping[str, float]) -> None:
-    for place, name in enumerate(study.networks(task)):
+    for name in study.networks(task):
+        place = list(NETWORKS).index(name)
         mean, spread = mean_and_spread(_metrics(study, name, task))
         # DMFormer and its ablations are round.
         marker = 'o' if place < 6 else 's'

@@ -229,11 +229,26 @@ def test_tool_goes_on_after_an_interruption(python, tmp_path):
     table = (tmp_path / 'out/table.md').read_text()
     assert '| PoolFormer | 1 |' in table and table in page.read_text().replace('\n\n<!--', '\n<!--')
     assert (tmp_path / 'out/plot.png').read_bytes().startswith(b'\x89PNG')
-    # Nothing is left to do, and other settings do not mix with what is there.
-    again = python(TOOL, *args, cwd=tmp_path)
-    assert '[1/' not in again.stdout
-    assert json.loads(results.read_text())['results'] == content['results']
-    for epochs, error in (('3', 'another recipe (epochs 2 instead of 3)'), ('1', 'at least 2')):
-        other = python(TOOL, *args, '--epochs', epochs, cwd=tmp_path)
-        assert other.returncode == 2
-        assert error in other.stderr
+    # A report changes no result, and another recipe does not mix with what is there.
+    (tmp_path / 'out/table.md').unlink()
+    report = python(TOOL, *args, '--report', cwd=tmp_path)
+    assert report.returncode == 0 and '[1/' not in report.stdout
+    assert (tmp_path / 'out/table.md').read_text() == table
+    assert json.loads(results.read_text()) == content
+    other = python(TOOL, *args, '--epochs', '3', cwd=tmp_path)
+    assert other.returncode == 2
+    assert 'another recipe (epochs 2 instead of 3)' in other.stderr
+
+
+def test_recipe_without_time_to_warm_up_is_refused():
+    with pytest.raises(UsageError, match='epochs must be at least 2, not 1'):
+        Recipe(epochs=1)
+
+
+def test_the_committed_table_is_that_of_the_committed_results():
+    content = json.loads((COMMITTED / 'results.json').read_text())
+    study = Study.read(COMMITTED / 'results.json', RECIPE)
+    assert len(study.results) == len(content['results'])
+    table = miniature_report.make_table(study)
+    assert (COMMITTED / 'table.md').read_text() == f'{table}\n'
+    assert table in (REPOSITORY / 'docs/miniature.md').read_text()
