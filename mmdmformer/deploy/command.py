@@ -1,0 +1,135 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""What the two export tools share: arguments, the network, and the comparison afterwards."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..engine import runtime
+from ..engine.variables import CfgOptions
+from . import verify
+from .networks import Network, build_network
+
+
+def parser(description: str, out: str) -> argparse.ArgumentParser:
+    """Make the parser of an export tool.
+
+    Args:
+        description (str): What the tool does.
+        out (str): What it writes.
+
+    Returns:
+        argparse.ArgumentParser: The parser.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file of the model')
+    parser.add_argument('checkpoint', help='its checkpoint, .pth or .safetensors')
+    parser.add_argument('out', help=out)
+    parser.add_argument(
+        '--backbone', action='store_true', help="the backbone alone: its four stages' maps"
+    )
+    parser.add_argument(
+        '--raw', action='store_true', help="the maps of a RetinaNet's head instead of boxes"
+    )
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=_size,
+        default=[(224, 224), (256, 320)],
+        metavar='HxW',
+        help='sides in pixels to compare at (default: 224x224 256x320)',
+    )
+    parser.add_argument(
+        '--batches', nargs='+', type=int, default=[1, 2], help='images to compare at (default: 1 2)'
+    )
+    parser.add_argument(
+        '--images',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help="photographs to compare on (default: scikit-learn's two)",
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-4,
+        help='largest difference, relative to the largest value where that is above 1 '
+        '(default: 1e-4)',
+    )
+    parser.add_argument('--repetitions', type=int, default=5, help='of the timing (default: 5)')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
+    return parser
+
+
+def run(
+    args: argparse.Namespace,
+    export: Callable[[Network, Path, dict], None],
+    load: Callable[[Path], verify.Run],
+    runtime_name: str,
+) -> None:
+    """Export, compare with PyTorch, and time both.
+
+    Args:
+        args (argparse.Namespace): Arguments of :func:`parser`.
+        export (Callable): Writes a network to a file, with metadata.
+        load (Callable): Loads the file.
+        runtime_name (str): What runs it.
+
+    Raises:
+        runtime.UsageError: If the model cannot be exported, or what was
+            exported computes something else; the file is removed then.
+    """
+    runtime.check_checkpoint(args.checkpoint)
+    for file in args.images:
+        if not Path(file).is_file():
+            raise runtime.UsageError(f'image {file} does not exist: check the path.')
+    cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
+    out = Path(args.out)
+    try:
+        # What is compared with is neither folded nor traced.
+        plain, network = (
+            build_network(cfg, args.checkpoint, args.backbone, args.raw, fold)
+            for fold in (False, True)
+        )
+        print(f'exporting {type(network).__name__} ...', flush=True)
+        export(network, out, metadata(cfg))
+        loaded = load(out)
+        for comparison in verify.compare(
+            plain, loaded, args.sizes, args.batches, args.images, args.tolerance
+        ):
+            print(comparison, flush=True)
+    except (ValueError, ImportError) as error:
+        raise runtime.UsageError(error) from error
+    except verify.ExportError as error:
+        out.unlink(missing_ok=True)
+        raise runtime.UsageError(f'{error} Nothing was written.') from error
+    print(f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB')
+    shape = (args.batches[0], 3, *args.sizes[0])
+    seconds = verify.time_beside(network, loaded, shape, args.repetitions)
+    milliseconds = [f'{1e3 * s:.1f} ms' for s in seconds]
+    print(
+        f'{"x".join(map(str, shape))}: PyTorch {milliseconds[0]}, {runtime_name} '
+        f'{milliseconds[1]} (median of {args.repetitions}, {torch.get_num_threads()} threads)'
+    )
+
+
+def metadata(cfg) -> dict:
+    """What a file says of itself: its input, and the classes if the config has them."""
+    about = dict(input='RGB values from 0 to 255, float32, of shape (batch, 3, height, width)')
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    classes = dataset.get('metainfo', {}).get('classes')
+    return about if classes is None else dict(about, classes=list(classes))
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.split('x'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size, such as 224x320') from None
+    return height, width

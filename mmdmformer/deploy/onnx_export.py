@@ -1,0 +1,140 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Networks as ONNX files, for any batch and any sides."""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.checkpoints import DurableLocalBackend
+from ..ops import dwconv_path
+from .networks import Network
+
+INPUT = 'images'
+OPSET = 17  # of ONNX 1.12, of 2022
+# Any shape; that batch and sides differ keeps the exporter from taking them for one another.
+_EXAMPLE = (2, 3, 64, 96)
+_MISSING = 'pip install -r requirements/optional.txt, or the extra mmdmformer[optional].'
+
+
+def check_installed() -> None:
+    """Raise an ImportError, with the cure, if a package that export needs is missing."""
+    for package in ('onnx', 'onnxruntime'):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise ImportError(f'{package} is needed and not installed: {_MISSING}') from error
+
+
+def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a network as one ONNX file, of ONNX's own operators.
+
+    Args:
+        network (Network): The network, in evaluation mode.
+        out (str | Path): The file.
+        metadata (Mapping, optional): Texts, or what JSON can express, to store
+            in the file. Defaults to None.
+
+    Raises:
+        ImportError: If a package is missing.
+    """
+    check_installed()
+    import onnx
+
+    buffer = io.BytesIO()
+    # torch's own layers alone: no operator of oneDNN or of ours gets into the graph.
+    with torch.no_grad(), dwconv_path('reference'), _quietly(), _with_nms():
+        torch.onnx.export(
+            network,
+            (torch.rand(_EXAMPLE) * 255,),
+            buffer,
+            dynamo=False,
+            input_names=[INPUT],
+            output_names=list(network.output_names),
+            dynamic_axes={INPUT: {0: 'batch', 2: 'height', 3: 'width'}},
+            opset_version=OPSET,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    for output in model.graph.output:
+        # The exporter has written the example's sizes; only channels hold for all images.
+        dimensions = output.type.tensor_type.shape.dim
+        for i, dimension in enumerate(dimensions):
+            if i != 1 or len(dimensions) == 3:
+                dimension.Clear()
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
+    onnx.helper.set_model_props(model, texts)
+    DurableLocalBackend().put(model.SerializeToString(), out)
+
+
+def load(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Load an ONNX file into onnxruntime, on the CPU.
+
+    Args:
+        path (str | Path): The file.
+        threads (int): Threads of an operator; 0 leaves it to onnxruntime.
+            Defaults to 0.
+
+    Returns:
+        Callable: From images to the outputs.
+
+    Raises:
+        ImportError: If onnxruntime is missing.
+    """
+    check_installed()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(out) for out in session.run(None, {INPUT: images.numpy()})]
+
+    return run
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's warnings that Python's numbers become constants.
+
+    Where that matters, the comparison with PyTorch at other sizes fails.
+    """
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        yield
+
+
+@contextmanager
+def _with_nms() -> Iterator[None]:
+    """Let the exporter write ``batched_nms`` as ONNX's NonMaxSuppression."""
+    from torch.onnx.symbolic_helper import _maybe_get_const
+
+    from . import boxes  # noqa: F401  (registers the operator)
+
+    def to_onnx(graph, corners, scores, iou_threshold, score_threshold, max_per_image):
+        def constant(value):
+            return graph.op('Constant', value_t=torch.tensor([value]))
+
+        selected = graph.op(
+            'NonMaxSuppression',
+            corners,
+            graph.op('Unsqueeze', scores, constant(1)),  # one class: the others are moved apart
+            constant(_maybe_get_const(max_per_image, 'i')),
+            constant(_maybe_get_const(iou_threshold, 'f')),
+            constant(_maybe_get_const(score_threshold, 'f')),
+        )
+        image_and_box = graph.op('Constant', value_t=torch.tensor([0, 2]))
+        return graph.op('Gather', selected, image_and_box, axis_i=1)
+
+    name = 'mmdmformer::batched_nms'
+    torch.onnx.register_custom_op_symbolic(name, to_onnx, OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic(name, OPSET)

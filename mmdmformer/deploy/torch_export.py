@@ -1,0 +1,80 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Networks as files of torch.export and of TorchScript, for any batch and any sides."""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops import dwconv_path
+from .networks import Network, RetinaBoxes, RetinaMaps
+
+SUFFIXES = {'.pt2': 'torch.export', '.pt': 'TorchScript'}
+_EXAMPLE = (2, 3, 64, 96)
+
+
+def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a network in the format that the file's name says.
+
+    Args:
+        network (Network): The network, in evaluation mode.
+        out (str | Path): The file, .pt2 for torch.export or .pt for
+            TorchScript.
+        metadata (Mapping, optional): What JSON can express, to store in the
+            file as ``metadata.json``. Defaults to None.
+
+    Raises:
+        ValueError: If the name ends otherwise, or the format cannot
+            express the network.
+    """
+    suffix = Path(out).suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(f'{out} must end in .pt2 (torch.export) or .pt (TorchScript).')
+    if suffix == '.pt' and isinstance(network, RetinaBoxes):
+        raise ValueError(
+            'TorchScript has no operator of its own for the choice of boxes: write the maps of the '
+            'head with --raw, or ONNX.'
+        )
+    if suffix == '.pt2' and isinstance(network, RetinaMaps):
+        raise ValueError(
+            'torch.export cannot follow the sides of a RetinaNet, which pads them to multiples: '
+            'write its maps as .pt with --raw, or ONNX.'
+        )
+    images = torch.rand(_EXAMPLE) * 255
+    files = {'metadata.json': json.dumps(dict(metadata or {}))}
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad(), dwconv_path('reference'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        if suffix == '.pt':
+            torch.jit.save(torch.jit.trace(network, images), str(out), _extra_files=files)
+            return
+        dynamic = torch.export.Dim.DYNAMIC
+        shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
+        program = torch.export.export(network, (images,), dynamic_shapes=shapes)
+        torch.export.save(program, str(out), extra_files=files)
+
+
+def load(path: str | Path) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Load a file of :func:`export`.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        Callable: From images to a tuple of outputs.
+    """
+    if Path(path).suffix == '.pt':
+        module = torch.jit.load(str(path))
+    else:
+        module = torch.export.load(str(path)).module()
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            outputs = module(images)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+    return run

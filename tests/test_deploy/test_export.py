@@ -1,0 +1,300 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Exported networks compute what the toolboxes' models do, for any batch and any sides."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmdmformer.deploy import networks, onnx_export, torch_export, verify
+from mmdmformer.deploy.resampling import AdaptiveAveragePool
+from mmdmformer.engine.model import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES, BATCHES = ((64, 96), (103, 80)), (1, 3)
+# name: config, then the arguments of build_network
+KINDS = {
+    'classifier': ('dmformer-nano_mini-imagenet.py', {}),
+    'backbone': ('dmformer-nano_mini-imagenet.py', dict(backbone_only=True)),
+    'head': ('retinanet_dmformer-nano_fpn_mini-coco.py', dict(raw=True)),
+    'boxes': ('retinanet_dmformer-nano_fpn_mini-coco.py', {}),
+    'semantic FPN': ('dmformer-nano_sem-fpn_mini-ade20k.py', {}),
+    'UperNet': ('dmformer-nano_upernet_mini-ade20k.py', {}),
+}
+each_kind = pytest.mark.parametrize('kind', KINDS)
+
+
+def read(name):
+    cfg = Config.fromfile(ROOT / 'configs/mini' / name)
+    if cfg.model.type == 'RetinaNet':
+        cfg.model.test_cfg.score_thr = 0.0  # an untrained model is sure of nothing
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """A config, its checkpoint with statistics as after training, and the two networks."""
+    folder, made = tmp_path_factory.mktemp('checkpoints'), {}
+
+    def build(kind):
+        if kind not in made:
+            name, options = KINDS[kind]
+            cfg, path = read(name), folder / f'{name}.pth'
+            torch.manual_seed(0)
+            model = build_model(cfg)
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.running_mean, -0.3, 0.3)
+                    nn.init.uniform_(module.running_var, 0.7, 1.4)
+            torch.save(dict(state_dict=model.state_dict()), path)
+            plain, network = (
+                networks.build_network(cfg, str(path), fold=fold, **options)
+                for fold in (False, True)
+            )
+            made[kind] = cfg, path, plain, network
+        return made[kind]
+
+    return build
+
+
+def compare(plain, run):
+    results = list(verify.compare(plain, run, SIZES, BATCHES))
+    assert len(results) == len(SIZES) * len(BATCHES) * 2
+    assert {r.kind for r in results} == {'noise', 'photographs'}
+    return results
+
+
+@each_kind
+def test_onnx(kind, built, tmp_path):
+    cfg, _, plain, network = built(kind)
+    path = tmp_path / 'new' / 'network.onnx'
+    onnx_export.export(network, path, dict(classes=['a', 'b']))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {''}  # ONNX's own operators
+    assert not model.functions
+    (image,) = model.graph.input
+    dims = image.type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ['batch', 3, 'height', 'width']
+    assert [out.name for out in model.graph.output] == list(network.output_names)
+    assert {p.key: p.value for p in model.metadata_props}['classes'] == '["a", "b"]'
+    results = compare(plain, onnx_export.load(path, threads=1))
+    assert all(r.boxes for r in results) == (kind == 'boxes')
+
+
+# These take 10 s each; the backbone is part of all.
+@pytest.mark.parametrize('kind', ['classifier', 'semantic FPN', 'UperNet'])
+def test_torch_export(kind, built, tmp_path):
+    *_, plain, network = built(kind)
+    path = tmp_path / 'new' / 'network.pt2'
+    torch_export.export(network, path, dict(classes=['a', 'b']))
+    compare(plain, torch_export.load(path))
+    files = {'metadata.json': ''}
+    torch.export.load(str(path), extra_files=files)
+    assert json.loads(files['metadata.json']) == dict(classes=['a', 'b'])
+
+
+@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'boxes'])
+def test_torchscript(kind, built, tmp_path):
+    *_, plain, network = built(kind)
+    torch_export.export(network, tmp_path / 'network.pt')
+    compare(plain, torch_export.load(tmp_path / 'network.pt'))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'message'),
+    [
+        ('boxes', 'n.pt', 'TorchScript has no operator of its own for the choice of boxes'),
+        ('boxes', 'n.pt2', 'torch.export cannot follow the sides of a RetinaNet'),
+        ('head', 'n.pt2', 'torch.export cannot follow the sides of a RetinaNet'),
+        ('classifier', 'n.pth', r'n\.pth must end in \.pt2 \(torch\.export\) or \.pt'),
+    ],
+)
+def test_formats_that_cannot_express_a_network(kind, name, message, built, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        torch_export.export(built(kind)[-1], tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+# The networks beside the toolboxes' own predictions
+
+
+@pytest.mark.parametrize('order', ['RGB', 'BGR'])
+@pytest.mark.parametrize('kind', [k for k in KINDS if k not in ('backbone', 'head')])
+def test_networks_give_what_the_toolboxes_predict(kind, order, built):
+    cfg, path, plain, _ = built(kind)
+    if order == 'BGR':  # a config that leaves images as they are loaded
+        cfg = cfg.copy()
+        flag = 'to_rgb' if kind == 'classifier' else 'bgr_to_rgb'
+        cfg.merge_from_dict({f'model.data_preprocessor.{flag}': False})
+        plain = networks.build_network(cfg, str(path), fold=False)
+    model = build_model(cfg).eval()
+    model.load_state_dict(torch.load(path)['state_dict'])
+    rgb = torch.randint(0, 256, (2, 3, 70, 101), generator=torch.Generator().manual_seed(0))
+    samples = predict(model, cfg, rgb)
+    with torch.no_grad():
+        outs = plain(rgb.float())
+    if kind == 'classifier':
+        scores = torch.stack([sample.pred_score for sample in samples])
+        torch.testing.assert_close(outs.softmax(1), scores, rtol=1e-5, atol=1e-6)
+    elif kind == 'boxes':
+        found = [sample.pred_instances for sample in samples]
+        expected = [torch.cat([f[name] for f in found]) for name in ('bboxes', 'scores', 'labels')]
+        image = torch.cat([torch.full((len(f),), i) for i, f in enumerate(found)])
+        assert len(image) == len(outs[0]) > 20
+        assert torch.equal(outs[3], image)
+        torch.testing.assert_close(outs[1], expected[1])  # the best first
+        same, theirs = verify.match_boxes(outs, [*expected, image], 0.01, 'of mmdet')
+        torch.testing.assert_close(same[0], theirs[0], rtol=1e-4, atol=1e-3)
+        assert outs[0][:, 0::2].max() <= 101 and outs[0][:, 1::2].max() <= 70
+    else:
+        logits = torch.stack([sample.seg_logits.data for sample in samples])
+        torch.testing.assert_close(outs[0], logits, rtol=1e-4, atol=1e-4)
+        labels = torch.cat([sample.pred_sem_seg.data for sample in samples])
+        assert (outs[1] == labels).float().mean() > 0.999
+
+
+def predict(model, cfg, rgb):
+    """What the model's test step gives for images as its pipeline loads them, in BGR."""
+    bgr = rgb.flip(1).to(torch.uint8)
+    meta = dict(img_shape=(70, 101), ori_shape=(70, 101), scale_factor=(1.0, 1.0))
+    meta.update(pad_shape=(70, 101), padding_size=[0] * 4, flip=False)
+    if cfg.default_scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+    elif cfg.default_scope == 'mmdet':
+        from mmdet.structures import DetDataSample as DataSample
+    else:
+        from mmseg.structures import SegDataSample as DataSample
+    inputs = bgr if cfg.default_scope == 'mmpretrain' else list(bgr)
+    data = dict(inputs=inputs, data_samples=[DataSample(metainfo=meta) for _ in bgr])
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.no_grad():
+        return model.test_step(data)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 6])
+@pytest.mark.parametrize('shape', [(1, 1), (2, 3), (7, 6), (16, 25)])
+def test_pooling_is_torchs(size, shape):
+    x = torch.rand(2, 3, *shape, dtype=torch.float64)
+    torch.testing.assert_close(AdaptiveAveragePool(size)(x), nn.AdaptiveAvgPool2d(size)(x))
+
+
+def test_no_adaptive_pooling_is_left(built):
+    pools = [m for m in built('UperNet')[-1].modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    assert {m.output_size for m in pools} == {1}
+
+
+def test_export_is_folded(built):
+    assert built('classifier')[-1].backbone.deploy and not built('classifier')[-2].backbone.deploy
+
+
+# What the comparison notices
+
+
+@pytest.mark.parametrize(
+    ('kind', 'change', 'message'),
+    [
+        ('classifier', lambda x: x + 0.01, r'logits on noise of 1x3x64x96 differ by 0\.01'),
+        ('classifier', lambda x: x * float('nan'), 'logits on noise of 1x3x64x96 differ by nan'),
+        ('classifier', lambda x: x[:, 1:], r'has shape \(1, 9\), not \(1, 10\)'),
+        ('semantic FPN', lambda x: (x + 1) if not x.is_floating_point() else x, 'labels on noise'),
+        ('boxes', lambda x: x[: len(x) // 2], 'only .* boxes on noise of 1x3x64x96 are the same'),
+        ('boxes', lambda x: x[:0], 'only 0 of .* boxes'),
+        ('boxes', lambda x: x + 1, 'only 0 of .* boxes'),
+    ],
+)
+def test_differences_are_found(kind, change, message, built):
+    *_, plain, network = built(kind)
+
+    def run(images):
+        with torch.no_grad():
+            outs = network(images)
+        return [change(out) for out in ((outs,) if isinstance(outs, torch.Tensor) else outs)]
+
+    with pytest.raises(verify.ExportError, match=message):
+        list(verify.compare(plain, run, SIZES, BATCHES))
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'changes', 'message'),
+    [
+        (
+            'mask-rcnn_dmformer-nano_fpn_mini-coco.py',
+            {},
+            {},
+            'has a MaskRCNN, which cannot be exported, as its heads run on crops .* --backbone',
+        ),
+        (
+            'dmformer-nano_upernet_mini-ade20k.py',
+            {},
+            {'model.test_cfg': dict(mode='slide', crop_size=(64, 64), stride=(32, 32))},
+            "tests with mode 'slide', which is a loop over windows",
+        ),
+        ('dmformer-nano_mini-imagenet.py', dict(raw=True), {}, '--raw is for a RetinaNet'),
+        (
+            'swin-acmix-nano_mini-imagenet.py',
+            dict(backbone_only=True),
+            {},
+            'has the backbone SwinACmix, which cannot be exported, as the windows',
+        ),
+        (
+            'retinanet_dmformer-nano_fpn_mini-coco.py',
+            {},
+            {'model.type': 'FCOS'},
+            'has a FCOS, which cannot be exported, as there is no network for models of this type',
+        ),
+    ],
+)
+def test_refusals(name, options, changes, message):
+    cfg = read(name)
+    cfg.merge_from_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        networks.build_network(cfg, 'unused.pth', **options)
+
+
+def test_tools(built, python, tmp_path):
+    _, checkpoint, *_ = built('classifier')
+    config = ROOT / 'configs/mini/dmformer-nano_mini-imagenet.py'
+    options = ['--sizes', '64x64', '64x96', '--batches', '1', '2', '--repetitions', '2']
+    for tool, out, runs in (
+        ('export_onnx', 'nano.onnx', 'onnxruntime'),
+        ('export_torch', 'nano.pt', 'the exported network'),
+        ('export_onnx --backbone', 'maps.onnx', 'onnxruntime'),
+    ):
+        tool, *flags = tool.split()
+        program = ROOT / f'tools/deploy/{tool}.py'
+        result = python(program, config, checkpoint, out, *flags, *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert sum('largest difference' in line for line in lines) == 8
+        assert f'{runs} ' in lines[-1] and 'median of 2' in lines[-1]
+        assert (tmp_path / out).is_file()
+    mask_rcnn = ROOT / 'configs/mini/mask-rcnn_dmformer-nano_fpn_mini-coco.py'
+    program = ROOT / 'tools/deploy/export_onnx.py'
+    result = python(program, mask_rcnn, checkpoint, 'm.onnx', cwd=tmp_path)
+    assert result.returncode == 2 and not (tmp_path / 'm.onnx').exists()
+    assert 'has a MaskRCNN, which cannot be exported' in result.stderr
+    result = python(program, config, checkpoint, 'r.onnx', '--raw', cwd=tmp_path)
+    assert result.returncode == 2 and '--raw is for a RetinaNet' in result.stderr
+    result = python(
+        program, config, checkpoint, 'w.onnx', *options, '--tolerance', '0', cwd=tmp_path
+    )
+    assert result.returncode == 2 and not (tmp_path / 'w.onnx').exists()
+    assert 'more than the tolerance 0. Nothing was written.' in result.stderr
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
+def test_missing_package_is_named(package, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f'{package} is needed and not installed: pip install'):
+        onnx_export.check_installed()
