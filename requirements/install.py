@@ -61,7 +61,12 @@ def lock_file(stack):
 
 def input_files(stack):
     """The files that a stack's lock is made from."""
-    return [STACKS[stack], 'requirements/headless.txt', 'requirements/tests.txt', 'requirements/optional.txt']
+    return [
+        STACKS[stack],
+        'requirements/headless.txt',
+        'requirements/tests.txt',
+        'requirements/optional.txt',
+    ]
 
 
 def pins(path):
