@@ -4,10 +4,8 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from mmengine.runner import save_checkpoint
+from mmengine.runner import CheckpointLoader, save_checkpoint
 from torch import Tensor
 
 # What is computed, not learned.
@@ -85,15 +83,10 @@ def convert_checkpoint(checkpoint: str | Path, out: str | Path) -> int:
         int: How many tensors were written.
 
     Raises:
+        CheckpointError: If it cannot be read.
         ValueError: If it is no checkpoint of Swin-ACmix.
     """
-    try:
-        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            'the checkpoint holds objects that only loading with weights_only=False would make, '
-            'which runs code: write a file with its tensors alone where you trust it.'
-        ) from error
+    content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu', 'silent')
     weights = content.get('model', content)
     converted = convert_swin_acmix({k: v for k, v in weights.items() if isinstance(v, Tensor)})
     Path(out).parent.mkdir(parents=True, exist_ok=True)

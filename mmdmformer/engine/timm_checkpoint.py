@@ -30,13 +30,13 @@ _AVERAGED = 'module.'  # mmengine's prefix in ema_state_dict
 _KEPT = 'meta', 'arch', 'epoch'  # beside the weights, where they are
 
 
-def convert_checkpoint(source: str, out: str | Path) -> str:
+def convert_checkpoint(source: str | Path, out: str | Path) -> str:
     """Write a classifier's checkpoint under the other library's names.
 
     Only weights and their averages are kept, no state of an optimiser.
 
     Args:
-        source (str): File or URL; its names tell which library's they are.
+        source (str | Path): File or URL; its names tell which library's they are.
         out (str | Path): File to write, .pth or .safetensors.
 
     Returns:
@@ -47,7 +47,7 @@ def convert_checkpoint(source: str, out: str | Path) -> str:
         ValueError: If a name belongs to no classifier here, or a .safetensors
             file would need to hold averages as well.
     """
-    content = CheckpointLoader.load_checkpoint(source, 'cpu', 'silent')
+    content = CheckpointLoader.load_checkpoint(str(source), 'cpu', 'silent')
     style = names_of(_without_wrappers(find_weights(content)))
     converted = to_timm(content) if style == 'mmpretrain' else to_mmpretrain(content)
     converted |= {key: content[key] for key in _KEPT if key in content}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdmformer import SwinACmix
+from mmdmformer.compat.checkpoint import CheckpointError
 from mmdmformer.engine.swin_acmix_checkpoint import convert_checkpoint, convert_swin_acmix
 
 CHANNELS, DEPTHS, HEADS, WINDOW = 16, (2, 2, 2, 1), (1, 2, 4, 8), 7
@@ -170,5 +171,5 @@ def test_other_checkpoints_are_refused(tmp_path):
 
 def test_checkpoints_with_code_are_not_run(tmp_path):
     torch.save(dict(model={}, config=pytest.raises), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match='weights_only=False .* runs code: write a file with its'):
+    with pytest.raises(CheckpointError, match='Refused to load .* which would run code'):
         convert_checkpoint(tmp_path / 'x.pth', tmp_path / 'y.pth')

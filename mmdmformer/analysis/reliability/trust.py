@@ -26,8 +26,13 @@ from mmengine.runner import CheckpointLoader
 from ... import test, train
 from ...compat.checkpoint import CheckpointError
 from ...datasets.archives import ArchiveError, open_archive, unpack
+from ...deploy.networks import build_network
+from ...engine import swin_acmix_checkpoint, timm_checkpoint
 from ...engine.deploy import fold_checkpoint
+from ...engine.publish import publish
 from ...engine.variables import read_config
+from ...models import get_model
+from ..models import load_model
 from . import Outcome, fault
 from .cases import Loss, run_cases
 from .inputs import config_folder
@@ -70,8 +75,8 @@ def write_malicious(path: Path, mark: Path, rng: np.random.Generator) -> None:
     'Trust',
     'Checkpoints that bring code',
     how='in three forms, by each way in: load_from, --resume, Pretrained, CheckedPretrained, the '
-    'test entry, the converter, a URL',
-    times=70,
+    'test entry, the converters, a URL, publishing, exports, pictures, get_model',
+    times=140,
 )
 def malicious_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
     """Give a checkpoint that would make a folder to everything that loads one."""
@@ -128,6 +133,11 @@ def _fold(folder: Path, file: Path) -> str:
     return _told(fold_checkpoint, cfg, str(file), folder / 'out.pth')
 
 
+def _export(folder: Path, file: Path) -> str:
+    cfg = read_config(_config(folder)[0], {})
+    return _told(build_network, cfg, str(file))
+
+
 def _fetch(folder: Path, file: Path) -> str:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -158,7 +168,15 @@ _WAYS_IN = dict(
     pretrained=partial(_initialise, 'Pretrained'),
     checked=partial(_initialise, 'CheckedPretrained'),
     test=lambda folder, file: _run(test.main, _config(folder)[0], str(file), *_config(folder)[1:]),
-    convert=_fold,
+    fold=_fold,
+    publish=lambda folder, file: _told(publish, str(file), folder / 'out.pth'),
+    rename=lambda folder, file: _told(timm_checkpoint.convert_checkpoint, file, folder / 'out.pth'),
+    acmix=lambda folder, file: _told(
+        swin_acmix_checkpoint.convert_checkpoint, file, folder / 'out.pth'
+    ),
+    get_model=lambda folder, file: _told(get_model, 'dmformer_nano', str(file)),
+    draw=lambda folder, file: _told(load_model, _config(folder)[0], str(file)),
+    export=_export,
     url=_fetch,
 )
 
