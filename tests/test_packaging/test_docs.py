@@ -208,6 +208,7 @@ def public_names(module):
             yield f'{module.__name__}.{name}'
 
 
+@pytest.mark.slow
 def test_site_is_built_without_warnings_and_is_complete(python, tmp_path):
     pytest.importorskip('furo', reason='needs requirements/optional.txt')
     from sphinx.util.inventory import InventoryFile

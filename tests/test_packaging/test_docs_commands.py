@@ -325,6 +325,7 @@ def test_soak(python, tmp_path):
     assert len((tmp_path / 'soak.csv').read_text().splitlines()) == 5
 
 
+@pytest.mark.slow
 def test_part_of_the_miniature_study(python, tmp_path):
     train = "python tools/analysis/miniature.py --networks 'no gate' --tasks classification"
     options = ['--seeds', '0', '--images', '20', '--epochs', '2', '--val-images', '20']
@@ -352,6 +353,7 @@ def test_attention_scaling(python, tmp_path):
     assert '| 16 | softmax |' in (tmp_path / 'out/table.md').read_text()
 
 
+@pytest.mark.slow
 def test_operator_benchmark(python, tmp_path):
     lines = subprocess.run(
         ['bash', ROOT / 'benchmarks/cpu.sh', 'operator'],
