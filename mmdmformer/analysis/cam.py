@@ -107,8 +107,8 @@ def split_arguments(paths: Sequence[str]) -> tuple[list[str], list[tuple[str, st
         UsageError: If they are not in this order.
 
     Examples:
-        >>> split_arguments(['a.png', 'b.png', 'small.py', 'small.pth'])
-        (['a.png', 'b.png'], [('small.py', 'small.pth')])
+        >>> split_arguments(['a.png', 'b.png', 'small.py', 'none'])
+        (['a.png', 'b.png'], [('small.py', 'none')])
     """
     first = next((i for i, path in enumerate(paths) if path.endswith('.py')), len(paths))
     images, rest = list(paths[:first]), list(paths[first:])

@@ -43,6 +43,7 @@ def convert_swin_acmix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: If these are no weights of Swin-ACmix.
 
     Examples:
+        >>> import torch
         >>> convert_swin_acmix({'layers.0.blocks.1.attn.rate1': torch.tensor([0.5])})
         {'backbone.stages.0.blocks.1.attn.acmix.rates.alpha': tensor([0.5000])}
     """
