@@ -9,6 +9,7 @@ to the input. Its absolute values are averaged over images and drawn on a logari
 from __future__ import annotations
 
 import ast
+import logging
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -100,6 +102,7 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
         raise UsageError(
             f'{spec} cannot be built: {" ".join(str(error.args[0]).split())}'
         ) from error
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it lists every parameter
     backbone.init_weights()
     backbone.eval()  # some networks return nothing from it
     return backbone
