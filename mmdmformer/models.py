@@ -9,20 +9,20 @@ import difflib
 import functools
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from . import backbones
+from .engine.model import without_init_log
 from .engine.pretrained import CheckedPretrainedInit, find_weights
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
@@ -376,15 +376,3 @@ def _load(model: Classifier, checkpoint: str) -> None:
         )
     else:
         CheckedPretrainedInit(checkpoint, prefix='')(model)
-
-
-@contextmanager
-def without_init_log() -> Iterator[None]:
-    """Keep mmengine from logging two lines for each parameter that is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

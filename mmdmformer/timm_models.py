@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import backbones, models
+from .engine.model import without_init_log
 
 try:
     from timm.models import (
@@ -76,7 +77,7 @@ class TimmClassifier:
         **options: Any,
     ) -> None:
         super().__init__(in_channels=in_chans, **options)
-        with models.without_init_log():
+        with without_init_log():
             self.init_weights()
         self.in_chans, self.drop_rate, self.no_decay = in_chans, drop_rate, tuple(no_decay)
         self.num_features = self.head_hidden_size = self.out_channels[-1]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint, set_random_seed
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
-from ..engine.complete_weights import complete_weights
-from ..engine.model import build_model
+from ..engine.complete_weights import load_complete
+from ..engine.model import build_model, without_init_log
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .pictures import read_image
 
@@ -77,12 +75,10 @@ def load_model(
     model = build_model(cfg)
     classes = _test_dataset(cfg).get('metainfo', {}).get('classes')
     if checkpoint == UNTRAINED:
-        MMLogger.get_current_instance().setLevel(logging.ERROR)  # it lists every parameter
-        model.init_weights()
+        with without_init_log():
+            model.init_weights()
     else:
-        with complete_weights(model, checkpoint):
-            content = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-        meta = content.get('meta', {})
+        meta = load_complete(model, checkpoint).get('meta', {})
         known = {key.lower(): value for key, value in meta.get('dataset_meta', {}).items()}
         classes = known.get('classes') or meta.get('CLASSES') or classes
     model.eval()

@@ -15,11 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
 from PIL import Image
 
 from ..datasets.bad_input import BadInputError
-from ..engine.complete_weights import complete_weights
+from ..engine.complete_weights import load_complete
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .models import TASKS
 from .pictures import read_image
@@ -83,9 +82,7 @@ class Predictor:
         }[self.task]
         # The inferencers leave out what does not fit, with no more than a line in the log.
         self.inferencer = build(cfg, checkpoint, device)
-        model = self.inferencer.model
-        with complete_weights(model, checkpoint):
-            load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        load_complete(self.inferencer.model, checkpoint)
 
     def __call__(self, path: str | Path) -> Prediction:
         """Predict for an image.

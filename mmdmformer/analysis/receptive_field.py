@@ -9,7 +9,6 @@ to the input. Its absolute values are averaged over images and drawn on a logari
 from __future__ import annotations
 
 import ast
-import logging
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..engine.model import without_init_log
 from ..engine.runtime import UsageError
 from .models import TASKS, UNTRAINED, load_model
 from .pictures import read_image
@@ -102,8 +101,8 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
         raise UsageError(
             f'{spec} cannot be built: {" ".join(str(error.args[0]).split())}'
         ) from error
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # it lists every parameter
-    backbone.init_weights()
+    with without_init_log():
+        backbone.init_weights()
     backbone.eval()  # some networks return nothing from it
     return backbone
 

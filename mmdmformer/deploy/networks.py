@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from ..engine.complete_weights import complete_weights
+from ..engine.complete_weights import load_complete
 from ..engine.model import build_model
 from .resampling import make_exportable
 
@@ -186,12 +185,10 @@ def build_network(
     if backbone_only:
         cfg.model.backbone.out_indices = STAGES
     model = build_model(cfg).eval()
-    with complete_weights(model, checkpoint):
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    load_complete(model, checkpoint)
     if fold and hasattr(model.backbone, 'switch_to_deploy'):
         model.backbone.switch_to_deploy()
-    network = kind(model).eval().requires_grad_(False)
-    return network
+    return kind(model).eval().requires_grad_(False)
 
 
 def _check_backbone(cfg: Config) -> None:

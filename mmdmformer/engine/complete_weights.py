@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.logging import print_log
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..compat.checkpoint import CheckpointError
@@ -53,6 +54,23 @@ def complete_weights(model: nn.Module, checkpoint: str) -> Iterator[None]:
         ) from error
     finally:
         handle.remove()
+
+
+def load_complete(model: nn.Module, checkpoint: str) -> dict:
+    """Load every tensor of a model from a checkpoint.
+
+    Args:
+        model (nn.Module): The model, without wrappers, on the CPU.
+        checkpoint (str): File or URL.
+
+    Returns:
+        dict: The checkpoint's content.
+
+    Raises:
+        CheckpointError: If it cannot be read, or does not fit the model.
+    """
+    with complete_weights(model, checkpoint):
+        return load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
 
 
 def _shorten(text: str, limit: int = 500) -> str:

@@ -4,9 +4,9 @@
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint, save_checkpoint
+from mmengine.runner import save_checkpoint
 
-from .complete_weights import complete_weights
+from .complete_weights import load_complete
 from .model import build_model
 
 
@@ -35,8 +35,7 @@ def fold_checkpoint(cfg: Config, checkpoint: str, out: str | Path) -> None:
         raise ValueError(
             f'{cfg.filename} builds a backbone that is folded already: leave deploy out.'
         )
-    with complete_weights(model, checkpoint):
-        content = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    content = load_complete(model, checkpoint)
     backbone.switch_to_deploy()
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     Path(out).parent.mkdir(parents=True, exist_ok=True)

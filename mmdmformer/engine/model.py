@@ -1,11 +1,14 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Building a config's model outside of a runner."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import save_checkpoint, set_random_seed
 from mmengine.utils import import_modules_from_strings
@@ -45,5 +48,18 @@ def save_untrained(
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(dict(options or {}))
     model = build_model(cfg)
-    model.init_weights()
+    with without_init_log():
+        model.init_weights()
     save_checkpoint(dict(state_dict=model.state_dict()), str(path))
+
+
+@contextmanager
+def without_init_log() -> Iterator[None]:
+    """Keep mmengine from logging two lines for each parameter that is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,15 +1,18 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Effective receptive fields: equal to those that are known, their squares counted one by one."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from PIL import Image
 from torch import nn
 
 from mmdmformer.analysis import receptive_field as erf
+from mmdmformer.analysis.models import UNTRAINED, load_model
 from mmdmformer.analysis.receptive_field import Field, build_backbone, measure_field
 from mmdmformer.engine.runtime import UsageError
 from mmdmformer.layers import LayerNorm2d
@@ -132,6 +135,14 @@ def test_real_images_are_cut_scaled_and_normalised(tmp_path):
 def test_wrong_backbone_is_named(spec, sentence):
     with pytest.raises(UsageError, match=sentence):
         build_backbone(spec)
+
+
+def test_log_stays_as_loud_as_it_was():
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    build_backbone("DMFormer(arch='small')")
+    load_model(str(CLASSIFIER), UNTRAINED)
+    assert logger.level == level < logging.WARNING
 
 
 def test_wrong_checkpoint_is_named():
