@@ -19,8 +19,10 @@ from scipy import stats
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
-from mmdmformer.analysis import miniature, miniature_report
-from mmdmformer.analysis.miniature import Cost, Folders, Recipe, Result, Run, Study
+from mmdmformer.analysis.miniature import report
+from mmdmformer.analysis.miniature.networks import BASELINE, NETWORKS
+from mmdmformer.analysis.miniature.study import TASKS, Cost, Recipe, Result, Run, Study, all_runs
+from mmdmformer.analysis.miniature.training import Folders, make_config, missing_runs
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError
 
@@ -31,10 +33,10 @@ RECIPE = Recipe()
 
 
 def build(name):
-    return MODELS.build(miniature.NETWORKS[name].backbone)
+    return MODELS.build(NETWORKS[name].backbone)
 
 
-@pytest.mark.parametrize('name', miniature.NETWORKS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_networks_are_of_equal_size_and_train_as_a_whole(name):
     nano = MODELS.build(dict(type='DMFormer', arch='nano', out_indices=(0, 1, 2, 3)))
     backbone = build(name)
@@ -42,7 +44,7 @@ def test_networks_are_of_equal_size_and_train_as_a_whole(name):
     wanted = sum(p.numel() for p in nano.parameters())
     assert sum(p.numel() for p in backbone.parameters()) == pytest.approx(wanted, rel=0.05)
     outs = backbone(torch.rand(2, 3, 64, 64))
-    channels = miniature.NETWORKS[name].channels
+    channels = NETWORKS[name].channels
     assert [tuple(out.shape) for out in outs] == [
         (2, c, side, side) for c, side in zip(channels, (16, 8, 4, 2), strict=True)
     ]
@@ -54,28 +56,28 @@ def test_networks_are_of_equal_size_and_train_as_a_whole(name):
 def test_the_baseline_is_the_nano_of_the_demo():
     nano = MODELS.build(dict(type='DMFormer', arch='nano', out_indices=(0, 1, 2, 3)))
     shapes = {name: p.shape for name, p in nano.state_dict().items()}
-    assert {n: p.shape for n, p in build(miniature.BASELINE).state_dict().items()} == shapes
+    assert {n: p.shape for n, p in build(BASELINE).state_dict().items()} == shapes
 
 
 def test_ablations_differ_in_what_they_say():
-    mixers = {name: build(name).stages[2].blocks[0].mixer for name in list(miniature.NETWORKS)[:6]}
-    full = {n: tuple(p.shape) for n, p in mixers.pop(miniature.BASELINE).named_parameters()}
+    mixers = {name: build(name).stages[2].blocks[0].mixer for name in list(NETWORKS)[:6]}
+    full = {n: tuple(p.shape) for n, p in mixers.pop(BASELINE).named_parameters()}
     for name, mixer in mixers.items():
         shapes = {n: tuple(p.shape) for n, p in mixer.named_parameters()}
         assert (shapes == full) == (name in ('no dilation', 'no residual'))
 
 
-@pytest.mark.parametrize('name', list(miniature.NETWORKS)[6:])
+@pytest.mark.parametrize('name', list(NETWORKS)[6:])
 def test_segmentation_starts_from_the_classifier(name, tmp_path):
     """Networks of the toolbox would take another initialisation without a word."""
     folders = Folders(REPOSITORY, tmp_path, tmp_path)
-    first, second = (Run(0, name, task) for task in miniature.TASKS)
-    classifier = build_model(miniature.make_config(first, RECIPE, folders))
+    first, second = (Run(0, name, task) for task in TASKS)
+    classifier = build_model(make_config(first, RECIPE, folders))
     classifier.init_weights()
     weights = classifier.state_dict()
     folders.of_run(first).mkdir(parents=True)
     torch.save(dict(state_dict=weights), folders.checkpoint(first))
-    segmentor = build_model(miniature.make_config(second, RECIPE, folders))
+    segmentor = build_model(make_config(second, RECIPE, folders))
     segmentor.init_weights()
     for key, value in segmentor.backbone.state_dict().items():
         torch.testing.assert_close(value, weights[f'backbone.{key}'], rtol=0, atol=0)
@@ -83,10 +85,10 @@ def test_segmentation_starts_from_the_classifier(name, tmp_path):
 
 def test_runs_share_all_but_the_backbone(tmp_path):
     folders = Folders(REPOSITORY, tmp_path, tmp_path)
-    for task in miniature.TASKS:
+    for task in TASKS:
         configs = []
-        for name in miniature.NETWORKS:
-            cfg = miniature.make_config(Run(3, name, task), RECIPE, folders).to_dict()
+        for name in NETWORKS:
+            cfg = make_config(Run(3, name, task), RECIPE, folders).to_dict()
             assert cfg['randomness']['seed'] == 3
             cfg['model'].pop('backbone')
             head = cfg['model']['neck' if task == 'segmentation' else 'head']
@@ -97,9 +99,9 @@ def test_runs_share_all_but_the_backbone(tmp_path):
 
 def test_runs_come_seed_by_seed_and_after_what_they_need(tmp_path):
     folders = Folders(REPOSITORY, tmp_path, tmp_path)
-    runs = miniature.all_runs(['VAN', 'Swin'], ['segmentation'], [0, 1])
+    runs = all_runs(['VAN', 'Swin'], ['segmentation'], [0, 1])
     study = Study(RECIPE, '', [], [Result(runs[0], 50.0, 1.0)])
-    missing = miniature.missing_runs(runs, study, folders)
+    missing = missing_runs(runs, study, folders)
     assert [(run.seed, run.network, run.task) for run in missing] == [
         (0, 'Swin', 'classification'),
         (0, 'Swin', 'segmentation'),
@@ -112,7 +114,7 @@ def test_runs_come_seed_by_seed_and_after_what_they_need(tmp_path):
     folders.of_run(missing[0]).mkdir(parents=True)
     folders.checkpoint(missing[0]).touch()
     study.add(Result(missing[0], 50.0, 1.0))
-    assert miniature.missing_runs(runs, study, folders) == missing[1:]
+    assert missing_runs(runs, study, folders) == missing[1:]
 
 
 STUDY = Study(
@@ -121,7 +123,7 @@ STUDY = Study(
     [
         Cost(name, task, 860_000, 870_000, 9_000_000, [4.0, 6.0, 5.0])
         for name in ('DMFormer', 'Swin')
-        for task in miniature.TASKS
+        for task in TASKS
     ],
     [Result(Run(seed, 'DMFormer', 'classification'), 70.0 + 2 * seed, 10.0) for seed in (0, 1, 2)]
     + [Result(Run(seed, 'Swin', 'classification'), 60.0 + seed, 20.0) for seed in (0, 1, 2)]
@@ -142,7 +144,7 @@ def test_study_survives_the_file(tmp_path):
 def test_margins_are_those_of_a_t_test():
     """With two networks the pooled test is the textbook's."""
     a, b = [70.0, 72.0, 74.0, 71.0], [69.0, 68.0, 71.5]
-    (difference,) = miniature_report.compare({'DMFormer': a, 'Swin': b}).values()
+    (difference,) = report.compare({'DMFormer': a, 'Swin': b}).values()
     interval = stats.ttest_ind(b, a).confidence_interval(0.95)
     assert difference.value == pytest.approx(np.mean(b) - np.mean(a))
     assert difference.value - difference.margin == pytest.approx(interval.low)
@@ -151,23 +153,23 @@ def test_margins_are_those_of_a_t_test():
 
 def test_chance_exceeds_the_margin_as_rarely_as_is_said():
     generator = np.random.default_rng(0)
-    names = list(miniature.NETWORKS)
+    names = list(NETWORKS)
     trials = 1000
     wrong = 0
     for values in generator.normal(70, 2, (trials, len(names), 3)):
         metrics = dict(zip(names, values.tolist(), strict=True))
-        wrong += any(d.is_clear for d in miniature_report.compare(metrics).values())
+        wrong += any(d.is_clear for d in report.compare(metrics).values())
     assert 0.02 < wrong / trials <= 0.06
 
 
 def test_without_a_second_seed_nothing_is_said():
-    assert miniature_report.compare({'DMFormer': [70.0], 'Swin': [60.0]}) == {}
-    assert miniature_report.compare({'Swin': [60.0, 61.0]}) == {}
-    assert math.isnan(miniature_report.mean_and_spread([70.0])[1])
+    assert report.compare({'DMFormer': [70.0], 'Swin': [60.0]}) == {}
+    assert report.compare({'Swin': [60.0, 61.0]}) == {}
+    assert math.isnan(report.mean_and_spread([70.0])[1])
 
 
 def test_table():
-    table = miniature_report.make_table(STUDY)
+    table = report.make_table(STUDY)
     lines = table.splitlines()
     # pooled variance 2.5, t(0.975, 4) = 2.776
     margin = 2.776 * math.sqrt(2.5 * 2 / 3)
@@ -177,12 +179,12 @@ def test_table():
     )
     assert lines[7] == '| Swin | 1 | 33.3 |  | 0.860 | 9.0 | 7 | 5.0 |'
     assert '7 runs; 1,000 training images' in lines[-1]
-    page = f'a\n{miniature_report.BEGIN}\nold\n{miniature_report.END}\nb'
-    page = miniature_report.put_table(miniature_report.put_table(page, 'newer'), table)
-    marked = [miniature_report.BEGIN, '', *lines, '', miniature_report.END]
+    page = f'a\n{report.BEGIN}\nold\n{report.END}\nb'
+    page = report.put_table(report.put_table(page, 'newer'), table)
+    marked = [report.BEGIN, '', *lines, '', report.END]
     assert page.splitlines() == ['a', *marked, 'b']
     with pytest.raises(ValueError, match='the page needs the lines'):
-        miniature_report.put_table('no marks', table)
+        report.put_table('no marks', table)
 
 
 def _children(pid):
@@ -204,7 +206,7 @@ def test_tool_goes_on_after_an_interruption(python, tmp_path):
         'page.md',
     ]
     page = tmp_path / 'page.md'
-    page.write_text(f'{miniature_report.BEGIN}\n{miniature_report.END}\n')
+    page.write_text(f'{report.BEGIN}\n{report.END}\n')
     results = tmp_path / 'out/results.json'
     with ThreadPoolExecutor() as pool:
         call = pool.submit(python, TOOL, *args, cwd=tmp_path)
@@ -223,7 +225,7 @@ def test_tool_goes_on_after_an_interruption(python, tmp_path):
     content = json.loads(results.read_text())
     assert content['results'][: len(before)] == before
     assert [(r['network'], r['task']) for r in content['results']] == [
-        (name, task) for name in ('PoolFormer', 'Swin') for task in miniature.TASKS
+        (name, task) for name in ('PoolFormer', 'Swin') for task in TASKS
     ]
     assert {cost['network'] for cost in content['costs']} == {'PoolFormer', 'Swin'}
     table = (tmp_path / 'out/table.md').read_text()
@@ -231,8 +233,8 @@ def test_tool_goes_on_after_an_interruption(python, tmp_path):
     assert (tmp_path / 'out/plot.png').read_bytes().startswith(b'\x89PNG')
     # A report changes no result, and another recipe does not mix with what is there.
     (tmp_path / 'out/table.md').unlink()
-    report = python(TOOL, *args, '--report', cwd=tmp_path)
-    assert report.returncode == 0 and '[1/' not in report.stdout
+    again = python(TOOL, *args, '--report', cwd=tmp_path)
+    assert again.returncode == 0 and '[1/' not in again.stdout
     assert (tmp_path / 'out/table.md').read_text() == table
     assert json.loads(results.read_text()) == content
     other = python(TOOL, *args, '--epochs', '3', cwd=tmp_path)
@@ -249,6 +251,6 @@ def test_the_committed_table_is_that_of_the_committed_results():
     content = json.loads((COMMITTED / 'results.json').read_text())
     study = Study.read(COMMITTED / 'results.json', RECIPE)
     assert len(study.results) == len(content['results'])
-    table = miniature_report.make_table(study)
+    table = report.make_table(study)
     assert (COMMITTED / 'table.md').read_text() == f'{table}\n'
     assert table in (REPOSITORY / 'docs/miniature.md').read_text()

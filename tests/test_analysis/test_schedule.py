@@ -16,12 +16,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmdmformer.analysis import schedule as schedules
-from mmdmformer.analysis.schedule import (
-    compute_schedule,
-    count_training_images,
-    format_schedule,
-    plot_schedule,
-)
+from mmdmformer.analysis.schedule import compute_schedule, count_training_images
+from mmdmformer.analysis.schedule_report import format_schedule, plot_schedule
 from mmdmformer.engine.batch_size import describe_batch_size, enable_auto_scale_lr
 from mmdmformer.engine.runtime import UsageError
 from mmdmformer.engine.variables import read_config

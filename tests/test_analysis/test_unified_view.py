@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from mmdmformer import DMFormer
+from mmdmformer.analysis.token_mixers import Description, describes
 from mmdmformer.analysis.unified_view import (
-    Description,
     build_backbone,
-    describes,
     make_markdown,
     make_table,
     make_text,

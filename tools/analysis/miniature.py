@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 
-from mmdmformer.analysis import miniature, miniature_report
 from mmdmformer.analysis.benchmark import describe_machine
+from mmdmformer.analysis.miniature import report, training
+from mmdmformer.analysis.miniature.networks import NETWORKS
+from mmdmformer.analysis.miniature.study import TASKS, Recipe, Study, all_runs
 from mmdmformer.engine import runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,21 +32,21 @@ RECIPE_OPTIONS = {
 
 
 def parse_args() -> argparse.Namespace:
-    recipe = miniature.Recipe()
+    recipe = Recipe()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--networks',
         nargs='+',
-        choices=miniature.NETWORKS,
-        default=list(miniature.NETWORKS),
+        choices=NETWORKS,
+        default=list(NETWORKS),
         metavar='NAME',
-        help=f'some of {", ".join(map(repr, miniature.NETWORKS))} (default: all)',
+        help=f'some of {", ".join(map(repr, NETWORKS))} (default: all)',
     )
     parser.add_argument(
         '--tasks',
         nargs='+',
-        choices=miniature.TASKS,
-        default=list(miniature.TASKS),
+        choices=TASKS,
+        default=list(TASKS),
         help='default: both',
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
@@ -85,21 +87,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     # An exit in good order, which ends the training that runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    folders = miniature.Folders(ROOT, args.data.resolve(), args.work_dir.resolve())
+    folders = training.Folders(ROOT, args.data.resolve(), args.work_dir.resolve())
     path = args.out / 'results.json'
-    runs = miniature.all_runs(args.networks, args.tasks, args.seeds)
+    runs = all_runs(args.networks, args.tasks, args.seeds)
     with runtime.one_sentence_errors():
-        recipe = miniature.Recipe(**{name: getattr(args, name) for name in RECIPE_OPTIONS})
-        study = miniature.Study.read(path, recipe)
+        recipe = Recipe(**{name: getattr(args, name) for name in RECIPE_OPTIONS})
+        study = Study.read(path, recipe)
         if not args.report:
-            miniature.make_data(recipe, folders.data)
-            miniature.train_missing(runs, study, path, folders, args.minutes, say)
+            training.make_data(recipe, folders.data)
+            training.train_missing(runs, study, path, folders, args.minutes, say)
         trained = study.networks()
         if args.costs or {cost.network for cost in study.costs} != set(trained):
-            study.costs = miniature.measure_costs(trained, recipe, folders)
+            study.costs = training.measure_costs(trained, recipe, folders)
             study.machine = describe_machine('cpu', False)
             study.write(path)
-        print(miniature_report.write_report(study, args.out, args.page))
+        print(report.write_report(study, args.out, args.page))
     left = len(set(runs) - {result.run for result in study.results})
     print(f'\nwrote results.json, table.md and plot.png to {args.out}; {left} runs are left')
 

@@ -8,12 +8,8 @@ without images. Data that are present are counted.
 import argparse
 from pathlib import Path
 
-from mmdmformer.analysis.schedule import (
-    compute_schedule,
-    format_schedule,
-    gpus_in_name,
-    plot_schedule,
-)
+from mmdmformer.analysis.schedule import compute_schedule, gpus_in_name
+from mmdmformer.analysis.schedule_report import format_schedule, plot_schedule
 from mmdmformer.engine import runtime
 from mmdmformer.engine.batch_size import enable_auto_scale_lr
 from mmdmformer.engine.variables import CfgOptions

@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from rich.progress import track
 
 from mmdmformer.analysis import cam
+from mmdmformer.analysis.cam_targets import Request
 from mmdmformer.analysis.models import load_model
 from mmdmformer.analysis.pictures import make_grid, read_image
 from mmdmformer.engine import runtime
@@ -67,7 +68,7 @@ def main() -> None:
         if len(titles) != len(pairs):
             raise runtime.UsageError(f'--titles has {len(titles)} titles for {len(pairs)} models.')
         rows = [[(read_image(image), Path(image).name)] for image in images]
-        request = cam.Request(args.target_class, args.box, args.pixel and tuple(args.pixel))
+        request = Request(args.target_class, args.box, args.pixel and tuple(args.pixel))
         for title, pair in zip(titles, pairs, strict=True):
             model = load_model(*pair, args.cfg_options)
             for row, image in zip(track(rows, title), images, strict=True):

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from .miniature import BASELINE, INFERENCE_BATCH, NETWORKS, TASKS, Cost, Study
+from .networks import BASELINE, NETWORKS
+from .study import INFERENCE_BATCH, TASKS, Cost, Study
 
 BEGIN, END = '<!-- miniature: made by tools/analysis/miniature.py -->', '<!-- end of miniature -->'
 LEVEL = 0.05  # how likely a task's column names any difference, if there is none at all
