@@ -36,9 +36,14 @@ class Network(nn.Module):
 
     Attributes:
         output_names (Sequence[str]): Names of the outputs.
+        example_sides (tuple[int, int]): Sides of an image to export with.
+            They differ, which keeps exporters from taking one for the other,
+            and leave no map one pixel high or wide, which torch.export would
+            take for the rule.
     """
 
     output_names: Sequence[str]
+    example_sides = (64, 96)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -56,6 +61,10 @@ class Network(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Prepare RGB values from 0 to 255 as the config says."""
         return ((images if self.takes_rgb else images.flip(1)) - self.mean) / self.std
+
+    def example(self) -> Tensor:
+        """Make images to export with, of shape (2, 3, H, W)."""
+        return torch.rand(2, 3, *self.example_sides) * 255
 
     def extract(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the stages' maps of RGB values from 0 to 255."""
@@ -111,6 +120,8 @@ class Segmentor(Network):
 
 class RetinaMaps(Network):
     """The maps of a RetinaNet's head, before they are decoded."""
+
+    example_sides = (320, 416)  # strides go up to 128
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

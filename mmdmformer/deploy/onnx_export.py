@@ -18,8 +18,6 @@ from .networks import Network
 
 INPUT = 'images'
 OPSET = 17  # of ONNX 1.12, of 2022
-# Any shape; that batch and sides differ keeps the exporter from taking them for one another.
-_EXAMPLE = (2, 3, 64, 96)
 _MISSING = 'pip install -r requirements/optional.txt, or the extra mmdmformer[optional].'
 
 
@@ -52,7 +50,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     with torch.no_grad(), dwconv_path('reference'), _quietly(), _with_nms():
         torch.onnx.export(
             network,
-            (torch.rand(_EXAMPLE) * 255,),
+            (network.example(),),
             buffer,
             dynamo=False,
             input_names=[INPUT],

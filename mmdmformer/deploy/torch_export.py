@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ..ops import dwconv_path
-from .networks import Network, RetinaBoxes, RetinaMaps
+from .networks import Network, RetinaBoxes
 
 SUFFIXES = {'.pt2': 'torch.export', '.pt': 'TorchScript'}
-_EXAMPLE = (2, 3, 64, 96)
 
 
 def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -34,17 +33,12 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     suffix = Path(out).suffix
     if suffix not in SUFFIXES:
         raise ValueError(f'{out} must end in .pt2 (torch.export) or .pt (TorchScript).')
-    if suffix == '.pt' and isinstance(network, RetinaBoxes):
+    if isinstance(network, RetinaBoxes):
         raise ValueError(
-            'TorchScript has no operator of its own for the choice of boxes: write the maps of the '
-            'head with --raw, or ONNX.'
+            f'{SUFFIXES[suffix]} has no operator of its own for the choice of boxes: write the '
+            'maps of the head with --raw, or ONNX.'
         )
-    if suffix == '.pt2' and isinstance(network, RetinaMaps):
-        raise ValueError(
-            'torch.export cannot follow the sides of a RetinaNet, which pads them to multiples: '
-            'write its maps as .pt with --raw, or ONNX.'
-        )
-    images = torch.rand(_EXAMPLE) * 255
+    images = network.example()
     files = {'metadata.json': json.dumps(dict(metadata or {}))}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), dwconv_path('reference'), warnings.catch_warnings():
@@ -65,7 +59,8 @@ def load(path: str | Path) -> Callable[[Tensor], Sequence[Tensor]]:
         path (str | Path): The file.
 
     Returns:
-        Callable: From images to a tuple of outputs.
+        Callable: From images to a tuple of outputs. It raises a ValueError for
+        sides that are too small for a file of torch.export.
     """
     if Path(path).suffix == '.pt':
         module = torch.jit.load(str(path))
@@ -73,8 +68,15 @@ def load(path: str | Path) -> Callable[[Tensor], Sequence[Tensor]]:
         module = torch.export.load(str(path)).module()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            outputs = module(images)
+        try:
+            with torch.no_grad():
+                outputs = module(images)
+        except AssertionError as error:  # torch checks for which sides the graph holds
+            height, width = images.shape[2:]
+            raise ValueError(
+                f'{path} does not take images of {height}x{width} pixels: give sides of at least '
+                '35, or 129 for a RetinaNet, or export as .pt or ONNX.'
+            ) from error
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     return run
