@@ -91,6 +91,7 @@ def test_onnx(kind, built, tmp_path):
 SMALLEST = dict.fromkeys(KINDS, 35) | {'head': 129}  # sides in pixels, for torch.export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'boxes'])
 def test_torch_export(kind, built, tmp_path):
     *_, plain, network = built(kind)
