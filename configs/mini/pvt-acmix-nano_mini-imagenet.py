@@ -9,9 +9,9 @@ crop_area = (0.7, 1.0)  # of the image; a digit must stay visible
 batch_size = 32
 num_workers = 2
 drop_path_rate = 0.0
-lr = 5e-4
-max_epochs = 15
-warmup_epochs = 1
+lr = 1e-3
+max_epochs = 25
+warmup_epochs = 2
 
 model = dict(
     data_preprocessor=dict(num_classes=len(classes)),
