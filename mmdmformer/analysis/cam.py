@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..engine.runtime import UsageError, check_checkpoint
 from .cam_targets import KINDS, Request, Target
-from .models import UNTRAINED, LoadedModel, prepare_image
+from .loaded_model import UNTRAINED, LoadedModel, prepare_image
 
 # The methods of the library that need one pass backward and explain a target.
 METHODS = {

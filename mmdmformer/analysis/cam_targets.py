@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.runtime import UsageError
-from .models import LoadedModel
+from .loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from ..datasets.bad_input import BadInputError
 from ..engine.complete_weights import load_complete
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
-from .models import TASKS
+from .loaded_model import TASKS
 from .pictures import read_image
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..engine.model import without_init_log
 from ..engine.runtime import UsageError
-from .models import TASKS, UNTRAINED, load_model
+from .loaded_model import TASKS, UNTRAINED, load_model
 from .pictures import read_image
 
 SHARES = (0.5, 0.8, 0.99)  # of the field, within squares

@@ -19,7 +19,7 @@ pytest.importorskip('mmseg')
 from mmdmformer.analysis import cam
 from mmdmformer.analysis.cam import explain, find_grid, split_arguments, to_map
 from mmdmformer.analysis.cam_targets import Detector, Request, Segmentor
-from mmdmformer.analysis.models import load_model
+from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.runtime import UsageError
 

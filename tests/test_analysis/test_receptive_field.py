@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from mmdmformer.analysis import receptive_field as erf
-from mmdmformer.analysis.models import UNTRAINED, load_model
+from mmdmformer.analysis.loaded_model import UNTRAINED, load_model
 from mmdmformer.analysis.receptive_field import Field, build_backbone, measure_field
 from mmdmformer.engine.runtime import UsageError
 from mmdmformer.layers import LayerNorm2d

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from mmdmformer.analysis import cam
 from mmdmformer.analysis.cam_targets import Request
-from mmdmformer.analysis.models import load_model
+from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.analysis.pictures import make_grid, read_image
 from mmdmformer.engine import runtime
 from mmdmformer.engine.variables import CfgOptions
