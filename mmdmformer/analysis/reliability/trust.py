@@ -32,7 +32,7 @@ from ...engine.deploy import fold_checkpoint
 from ...engine.publish import publish
 from ...engine.variables import read_config
 from ...models import get_model
-from ..models import load_model
+from ..loaded_model import load_model
 from . import Outcome, fault
 from .cases import Loss, run_cases
 from .inputs import config_folder
