@@ -30,7 +30,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--gallery', metavar='HTML', help='write all of them into one page')
     parser.add_argument('--score-thr', type=float, default=0.3, help='of boxes: %(default)s')
     parser.add_argument(
-        '--every', type=int, default=1, metavar='N', help='take every N-th frame of a video'
+        '--every',
+        type=runtime.positive,
+        default=1,
+        metavar='N',
+        help='take every N-th frame of a video',
     )
     parser.add_argument('--device', help='such as cpu (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)

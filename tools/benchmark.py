@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 import mmdmformer  # noqa: F401  (registers the backbones)
 from mmdmformer.analysis import benchmark
+from mmdmformer.engine.runtime import positive
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,8 +34,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: %(default)s)'
     )
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
-    parser.add_argument('--repetitions', type=int, default=7, help='default: %(default)s')
+    parser.add_argument(
+        '--threads', type=positive, help='threads on a CPU (default: one for each core)'
+    )
+    parser.add_argument('--repetitions', type=positive, default=7, help='default: %(default)s')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument(
         '--growth', action='store_true', help='draw time and memory over pixels, instead of bars'

@@ -10,19 +10,22 @@ import torch
 from rich.progress import track
 
 from mmdmformer.analysis import benchmark, operator_alternatives, operator_benchmark
+from mmdmformer.engine.runtime import positive
 from mmdmformer.ops.paths import PATHS
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batches', nargs='+', type=int, default=[1, 4, 32], metavar='B')
+    parser.add_argument('--batches', nargs='+', type=positive, default=[1, 4, 32], metavar='B')
     parser.add_argument('--backward', action='store_true', help='time the backward pass as well')
     parser.add_argument('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--path', choices=PATHS, default='auto', help='default: %(default)s')
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
-    parser.add_argument('--repetitions', type=int, default=9, help='default: %(default)s')
+    parser.add_argument(
+        '--threads', type=positive, help='threads on a CPU (default: one for each core)'
+    )
+    parser.add_argument('--repetitions', type=positive, default=9, help='default: %(default)s')
     parser.add_argument(
         '--alternatives',
         action='store_true',

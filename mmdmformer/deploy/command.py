@@ -46,7 +46,11 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
         help='sides in pixels to compare at (default: 224x224 256x320)',
     )
     parser.add_argument(
-        '--batches', nargs='+', type=int, default=[1, 2], help='images to compare at (default: 1 2)'
+        '--batches',
+        nargs='+',
+        type=runtime.positive,
+        default=[1, 2],
+        help='images to compare at (default: 1 2)',
     )
     parser.add_argument(
         '--images',
@@ -62,7 +66,9 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
         help='largest difference, relative to the largest value where that is above 1 '
         '(default: 1e-4)',
     )
-    parser.add_argument('--repetitions', type=int, default=5, help='of the timing (default: 5)')
+    parser.add_argument(
+        '--repetitions', type=runtime.positive, default=5, help='of the timing (default: 5)'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
     return parser
 

@@ -75,6 +75,27 @@ def one_sentence_errors() -> Iterator[None]:
     raise SystemExit(EXIT_CODE)
 
 
+def positive(text: str) -> int:
+    """Read a number of a command line that must be 1 or more, as a ``type`` of argparse.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is another.
+
+    Examples:
+        >>> positive('2')
+        2
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'it must be a whole number of 1 or more, not {text}')
+    return int(text)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common, named as in OpenMMLab."""
     parser.add_argument('config', help='config file of any OpenMMLab toolbox')

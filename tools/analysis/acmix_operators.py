@@ -13,19 +13,22 @@ from rich.progress import Progress
 import mmdmformer  # noqa: F401  (prepares the stack)
 from mmdmformer.analysis import acmix_operators
 from mmdmformer.analysis.benchmark import describe_machine
+from mmdmformer.engine.runtime import positive
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--size', nargs=2, type=int, default=(200, 320), metavar=('H', 'W'))
-    parser.add_argument('--channels', type=int, default=64, help='default: %(default)s')
+    parser.add_argument('--size', nargs=2, type=positive, default=(200, 320), metavar=('H', 'W'))
+    parser.add_argument('--channels', type=positive, default=64, help='default: %(default)s')
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: %(default)s)'
     )
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
-    parser.add_argument('--repetitions', type=int, default=5, help='default: %(default)s')
+    parser.add_argument(
+        '--threads', type=positive, help='threads on a CPU (default: one for each core)'
+    )
+    parser.add_argument('--repetitions', type=positive, default=5, help='default: %(default)s')
     args = parser.parse_args()
     if args.channels < 8 or args.channels % 8:
         parser.error(f'--channels {args.channels} must be a multiple of 8.')

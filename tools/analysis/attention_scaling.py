@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from mmdmformer.analysis import attention_scaling
 from mmdmformer.analysis.benchmark import describe_machine
+from mmdmformer.engine.runtime import positive
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--sides',
         nargs='+',
-        type=int,
+        type=positive,
         default=[14, 24, 32, 48, 64, 96, 128],
         help='sides of the grids of tokens (default: 14 to 128, which is 196 to 16384 tokens)',
     )
@@ -36,8 +37,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: %(default)s)'
     )
-    parser.add_argument('--threads', type=int, help='threads on a CPU (default: one for each core)')
-    parser.add_argument('--repetitions', type=int, default=7, help='default: %(default)s')
+    parser.add_argument(
+        '--threads', type=positive, help='threads on a CPU (default: one for each core)'
+    )
+    parser.add_argument('--repetitions', type=positive, default=7, help='default: %(default)s')
     parser.add_argument(
         '--max-gb',
         type=float,
@@ -46,8 +49,6 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out', default='work_dirs/attention_scaling', help='folder to write to')
     args = parser.parse_args()
-    if min(args.sides) < 1:
-        parser.error(f'--sides {min(args.sides)} is no grid: give positive numbers.')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device} needs a GPU and none is visible: use --device cpu.')
     return args

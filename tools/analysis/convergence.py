@@ -28,10 +28,14 @@ def parse_args() -> argparse.Namespace:
         metavar='NAME',
         help=f'some of {", ".join(convergence.VARIANTS)} (default: all)',
     )
-    parser.add_argument('--seeds', type=int, default=3, help='default: %(default)s')
-    parser.add_argument('--epochs', type=int, default=defaults.epochs, help='default: %(default)s')
-    parser.add_argument('--images', type=int, default=defaults.images, help='default: %(default)s')
-    parser.add_argument('--threads', type=int, default=1, help='default: %(default)s')
+    parser.add_argument('--seeds', type=runtime.positive, default=3, help='default: %(default)s')
+    parser.add_argument(
+        '--epochs', type=runtime.positive, default=defaults.epochs, help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--images', type=runtime.positive, default=defaults.images, help='default: %(default)s'
+    )
+    parser.add_argument('--threads', type=runtime.positive, default=1, help='default: %(default)s')
     parser.add_argument(
         '--minutes', type=float, default=float('inf'), help='begin no run that would end later'
     )

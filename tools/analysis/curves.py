@@ -15,7 +15,11 @@ def parse_args() -> argparse.Namespace:
         '--keys', nargs='+', default=['loss'], metavar='KEY', help='such as loss accuracy/top1'
     )
     parser.add_argument(
-        '--smooth', type=int, default=1, metavar='N', help='draw averages of N values of training'
+        '--smooth',
+        type=runtime.positive,
+        default=1,
+        metavar='N',
+        help='draw averages of N values of training',
     )
     parser.add_argument(
         '--out', default='work_dirs/curves/curves.png', metavar='PNG', help='default: %(default)s'

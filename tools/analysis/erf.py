@@ -25,8 +25,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--titles', nargs='+', help='one for each model (default: its name)')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='images (default: noise)')
-    parser.add_argument('--count', type=int, default=8, help='of noise images: %(default)s')
-    parser.add_argument('--side', type=int, default=512, help='of the input: %(default)s pixels')
+    parser.add_argument(
+        '--count', type=runtime.positive, default=8, help='of noise images: %(default)s'
+    )
+    parser.add_argument(
+        '--side', type=runtime.positive, default=512, help='of the input: %(default)s pixels'
+    )
     parser.add_argument('--stage', type=int, default=-1, help="which of the backbone's outputs")
     parser.add_argument(
         '--out', default='work_dirs/erf/erf.png', metavar='PNG', help='default: %(default)s'

@@ -53,11 +53,11 @@ def parse_args() -> argparse.Namespace:
     for name, what in RECIPE_OPTIONS.items():
         parser.add_argument(
             f'--{name.replace("_", "-")}',
-            type=int,
+            type=runtime.positive,
             default=getattr(recipe, name),
             help=f'{what} (default: %(default)s)',
         )
-    parser.add_argument('--threads', type=int, default=1, help='default: %(default)s')
+    parser.add_argument('--threads', type=runtime.positive, default=1, help='default: %(default)s')
     parser.add_argument(
         '--minutes', type=float, default=math.inf, help='begin no run that would end later'
     )

@@ -15,18 +15,13 @@ from mmdmformer.engine.batch_size import enable_auto_scale_lr
 from mmdmformer.engine.variables import CfgOptions
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'it must be 1 or more, not {text}')
-    return number
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of any OpenMMLab toolbox')
     parser.add_argument(
-        '--gpus', type=positive, help="number of processes (default: from the name's 8xb128, or 1)"
+        '--gpus',
+        type=runtime.positive,
+        help="number of processes (default: from the name's 8xb128, or 1)",
     )
     parser.add_argument(
         '--out', metavar='PNG', help='the plot (default: work_dirs/schedule/<config name>.png)'

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from mmdmformer.analysis.reliability.soak import COLUMNS, growth, plot, soak
+from mmdmformer.engine.runtime import positive
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks/reliability'
 ALLOWED = {'memory_mib': 8, 'open_files': 0}  # allocators and logs need a little
@@ -18,7 +19,7 @@ ALLOWED = {'memory_mib': 8, 'open_files': 0}  # allocators and logs need a littl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--iterations', type=int, default=4000, help='(default: %(default)s)')
+    parser.add_argument('--iterations', type=positive, default=4000, help='(default: %(default)s)')
     parser.add_argument('--out', type=Path, default=FOLDER, help='folder for soak.csv and soak.png')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,9 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='arguments of the backbone, such as arch=large',
     )
-    parser.add_argument('--size', type=int, default=224, help='side in pixels (default: 224)')
+    parser.add_argument(
+        '--size', type=runtime.positive, default=224, help='side in pixels (default: 224)'
+    )
     parser.add_argument('--markdown', action='store_true', help='print Markdown')
     parser.add_argument('--where', action='store_true', help='list the modules of each row')
     return parser.parse_args()

@@ -51,7 +51,9 @@ def parse_args() -> argparse.Namespace:
         '--method', choices=cam.METHODS, default='gradcam', help='default: %(default)s'
     )
     parser.add_argument('--titles', nargs='+', help='one for each model (default: its config)')
-    parser.add_argument('--height', type=int, default=224, help='of an image in the picture')
+    parser.add_argument(
+        '--height', type=runtime.positive, default=224, help='of an image in the picture'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='for all configs')
     parser.add_argument(
         '--out', default='work_dirs/cam/cam.png', metavar='PNG', help='default: %(default)s'
