@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,14 +90,13 @@ def run(
 
     Raises:
         runtime.UsageError: If the model cannot be exported, or what was
-            exported computes something else; the file is removed then.
+            exported computes something else; no file is written then.
     """
     runtime.check_checkpoint(args.checkpoint)
-    for file in args.images:
-        if not Path(file).is_file():
-            raise runtime.UsageError(f'image {file} does not exist: check the path.')
+    photographs = verify.read_photographs(args.images)
     cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
     out = Path(args.out)
+    partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
     try:
         # What is compared with is neither folded nor traced.
         plain, network = (
@@ -104,17 +104,17 @@ def run(
             for fold in (False, True)
         )
         print(f'exporting {type(network).__name__} ...', flush=True)
-        export(network, out, metadata(cfg))
-        loaded = load(out)
+        export(network, partial, metadata(cfg))
+        loaded = load(partial)
         for comparison in verify.compare(
-            plain, loaded, args.sizes, args.batches, args.images, args.tolerance
+            plain, loaded, args.sizes, args.batches, photographs, args.tolerance
         ):
             print(comparison, flush=True)
-    except (ValueError, ImportError) as error:
-        raise runtime.UsageError(error) from error
-    except verify.ExportError as error:
-        out.unlink(missing_ok=True)
+        os.replace(partial, out)
+    except (ValueError, ImportError, verify.ExportError) as error:
         raise runtime.UsageError(f'{error} Nothing was written.') from error
+    finally:
+        partial.unlink(missing_ok=True)
     print(f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB')
     shape = (args.batches[0], 3, *args.sizes[0])
     seconds = verify.time_beside(network, loaded, shape, args.repetitions)

@@ -41,7 +41,10 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
 
     Raises:
         ImportError: If a package is missing.
+        ValueError: If the file's name does not end in .onnx.
     """
+    if Path(out).suffix != '.onnx':
+        raise ValueError(f'the name of the file must end in .onnx, not in {Path(out).suffix!r}.')
     check_installed()
     import onnx
 

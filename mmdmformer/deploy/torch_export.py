@@ -32,7 +32,10 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     """
     suffix = Path(out).suffix
     if suffix not in SUFFIXES:
-        raise ValueError(f'{out} must end in .pt2 (torch.export) or .pt (TorchScript).')
+        raise ValueError(
+            'the name of the file must end in .pt2 (torch.export) or .pt (TorchScript), not in '
+            f'{suffix!r}.'
+        )
     if isinstance(network, RetinaBoxes):
         raise ValueError(
             f'{SUFFIXES[suffix]} has no operator of its own for the choice of boxes: write the '
@@ -74,8 +77,8 @@ def load(path: str | Path) -> Callable[[Tensor], Sequence[Tensor]]:
         except AssertionError as error:  # torch checks for which sides the graph holds
             height, width = images.shape[2:]
             raise ValueError(
-                f'{path} does not take images of {height}x{width} pixels: give sides of at least '
-                '35, or 129 for a RetinaNet, or export as .pt or ONNX.'
+                f'a file of torch.export does not take images of {height}x{width} pixels: give '
+                'sides of at least 35, or 129 for a RetinaNet, or export as .pt or ONNX.'
             ) from error
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 

@@ -5,11 +5,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import mmcv
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..analysis.benchmark import interleave
+from ..analysis.pictures import read_image
 from .networks import Network, RetinaBoxes
 
 Run = Callable[[Tensor], Sequence[Tensor]]
@@ -50,7 +51,7 @@ def compare(
     run: Run,
     sizes: Sequence[tuple[int, int]],
     batches: Sequence[int],
-    photographs: Sequence[str] = (),
+    photographs: Sequence[Tensor] = (),
     tolerance: float = 1e-4,
 ) -> Iterator[Comparison]:
     """Compare an exported network with PyTorch's at all sizes and batches.
@@ -60,8 +61,8 @@ def compare(
         run (Callable): The exported one, from images to its outputs.
         sizes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         batches (Sequence[int]): Numbers of images.
-        photographs (Sequence[str]): Image files; two that scikit-learn brings
-            along by default.
+        photographs (Sequence[Tensor]): As of :func:`read_photographs`, whose
+            default they have.
         tolerance (float): Largest relative difference. Defaults to 1e-4.
 
     Yields:
@@ -70,7 +71,7 @@ def compare(
     Raises:
         ExportError: If an output differs by more, or has another shape.
     """
-    pictures = read_photographs(photographs)
+    pictures = photographs or read_photographs()
     for height, width in sizes:
         for batch in batches:
             shape = (batch, 3, height, width)
@@ -158,12 +159,16 @@ def read_photographs(files: Sequence[str] = ()) -> list[Tensor]:
     Returns:
         list[Tensor]: RGB values from 0 to 255, each of shape (3, H, W).
 
+    Raises:
+        UsageError: If a file is missing.
+        BadInputError: If it is no image that can be read.
+
     Examples:
         >>> [tuple(image.shape) for image in read_photographs()]
         [(3, 427, 640), (3, 427, 640)]
     """
     if files:
-        arrays = [mmcv.imread(file, channel_order='rgb') for file in files]
+        arrays = [np.array(read_image(file)) for file in files]
     else:
         from sklearn.datasets import load_sample_images
 

@@ -11,9 +11,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.deploy import networks, onnx_export, torch_export, verify
 from mmdmformer.deploy.resampling import AdaptiveAveragePool
 from mmdmformer.engine.model import build_model
+from mmdmformer.engine.runtime import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES, BATCHES = ((64, 96), (103, 80)), (1, 3)
@@ -120,7 +122,7 @@ def test_torchscript(kind, built, tmp_path):
     [
         ('boxes', 'n.pt', 'TorchScript has no operator of its own for the choice of boxes'),
         ('boxes', 'n.pt2', 'torch.export has no operator of its own for the choice of boxes'),
-        ('classifier', 'n.pth', r'n\.pth must end in \.pt2 \(torch\.export\) or \.pt'),
+        ('classifier', 'n.pth', r"must end in \.pt2 .* or \.pt \(TorchScript\), not in '\.pth'"),
     ],
 )
 def test_formats_that_cannot_express_a_network(kind, name, message, built, tmp_path):
@@ -291,11 +293,33 @@ def test_tools(built, python, tmp_path):
     assert 'has a MaskRCNN, which cannot be exported' in result.stderr
     result = python(program, config, checkpoint, 'r.onnx', '--raw', cwd=tmp_path)
     assert result.returncode == 2 and '--raw is for a RetinaNet' in result.stderr
+    result = python(program, config, checkpoint, 'w.txt', cwd=tmp_path)
+    assert result.returncode == 2 and "must end in .onnx, not in '.txt'" in result.stderr
+    # What fails leaves an earlier file as it was.
+    before = (tmp_path / 'nano.onnx').read_bytes()
     result = python(
-        program, config, checkpoint, 'w.onnx', *options, '--tolerance', '0', cwd=tmp_path
+        program, config, checkpoint, 'nano.onnx', *options, '--tolerance', '0', cwd=tmp_path
     )
-    assert result.returncode == 2 and not (tmp_path / 'w.onnx').exists()
+    assert result.returncode == 2
     assert 'more than the tolerance 0. Nothing was written.' in result.stderr
+    assert (tmp_path / 'nano.onnx').read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith('.std')} == {
+        'nano.onnx',
+        'nano.pt',
+        'maps.onnx',
+    }
+
+
+@pytest.mark.parametrize(
+    ('content', 'sentence'),
+    [(None, 'image a.png does not exist'), ('text', 'image a.png cannot be read')],
+)
+def test_wrong_photograph_is_named(content, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content:
+        Path('a.png').write_text(content)
+    with pytest.raises((UsageError, BadInputError), match=sentence):
+        verify.read_photographs(['a.png'])
 
 
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
