@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,28 @@ class Request:
     target_class: str | None = None
     box: int | None = None
     pixel: tuple[int, int] | None = None
+
+
+def check_request(request: Request, tasks: Collection[str]) -> None:
+    """Refuse what concerns no model of the picture.
+
+    Args:
+        request (Request): What the user wants.
+        tasks (Collection[str]): Of the models.
+
+    Raises:
+        UsageError: If a box is asked for without a detector, or a pixel
+            without a segmentor.
+
+    Examples:
+        >>> check_request(Request(box=1), {'classification', 'detection'})
+    """
+    for option, given, task in (
+        ('--box', request.box, 'detection'),
+        ('--pixel', request.pixel, 'segmentation'),
+    ):
+        if given is not None and task not in tasks:
+            raise UsageError(f'{option} is for models of {task}, and none is given: leave it out.')
 
 
 @dataclass

@@ -25,7 +25,7 @@ def dumps(content: Mapping[str, Any]) -> bytes:
             JSON can express.
 
     Returns:
-        bytes: The file's content.
+        bytes: The file's content, the same for the same checkpoint.
 
     Raises:
         CheckpointError: If safetensors is not installed.
@@ -40,7 +40,8 @@ def dumps(content: Mapping[str, Any]) -> bytes:
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in content['state_dict'].items()
     }
-    metadata = {'format': 'pt', _META: json.dumps(_jsonable(content.get('meta', {})))}
+    # One key alone: the library writes several in an order that changes from call to call.
+    metadata = {_META: json.dumps(_jsonable(content.get('meta', {})))}
     return _library('write').save(tensors, metadata)
 
 

@@ -300,6 +300,8 @@ def test_tool_draws_models_side_by_side(python, quadrants, mini_data, tmp_path):
         (('nowhere.png', CLASSIFIER, 'none'), 'error: image nowhere.png does not exist'),
         ((image, CLASSIFIER, 'nowhere.pth'), 'error: checkpoint nowhere.pth does not exist'),
         ((image, CLASSIFIER, 'none', '--titles', 'a', 'b'), 'error: --titles has 2 titles for 1'),
+        ((image, CLASSIFIER, 'none', '--box', '0'), 'error: --box is for models of detection'),
+        ((image, CLASSIFIER, 'none', '--pixel', '1', '1'), '--pixel is for models of segmentation'),
     ):
         result = python(TOOL, *arguments, cwd=tmp_path)
         assert result.returncode == 2 and 'Traceback' not in result.stderr

@@ -205,6 +205,9 @@ def test_tool_goes_on_after_an_interruption(python, tmp_path):
         '--page',
         'page.md',
     ]
+    empty = python(TOOL, *args, '--report', cwd=tmp_path)
+    assert empty.returncode == 2
+    assert 'error: no run is in out/results.json yet' in empty.stderr
     page = tmp_path / 'page.md'
     page.write_text(f'{report.BEGIN}\n{report.END}\n')
     results = tmp_path / 'out/results.json'

@@ -97,6 +97,8 @@ def main() -> None:
             training.make_data(recipe, folders.data)
             training.train_missing(runs, study, path, folders, args.minutes, say)
         trained = study.networks()
+        if not trained:
+            raise runtime.UsageError(f'no run is in {path} yet: leave --report and --minutes out.')
         if args.costs or {cost.network for cost in study.costs} != set(trained):
             study.costs = training.measure_costs(trained, recipe, folders)
             study.machine = describe_machine('cpu', False)

@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from rich.progress import track
 
 from mmdmformer.analysis import cam
-from mmdmformer.analysis.cam_targets import Request
+from mmdmformer.analysis.cam_targets import Request, check_request
 from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.analysis.pictures import make_grid, read_image
 from mmdmformer.engine import runtime
@@ -71,8 +71,9 @@ def main() -> None:
             raise runtime.UsageError(f'--titles has {len(titles)} titles for {len(pairs)} models.')
         rows = [[(read_image(image), Path(image).name)] for image in images]
         request = Request(args.target_class, args.box, args.pixel and tuple(args.pixel))
-        for title, pair in zip(titles, pairs, strict=True):
-            model = load_model(*pair, args.cfg_options)
+        models = [load_model(*pair, args.cfg_options) for pair in pairs]
+        check_request(request, {model.task for model in models})
+        for title, model in zip(titles, models, strict=True):
             for row, image in zip(track(rows, title), images, strict=True):
                 result = cam.explain(model, image, request, args.layer, args.method)
                 row.append((cam.draw(result, args.height), result.target.caption))
