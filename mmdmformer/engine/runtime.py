@@ -36,6 +36,7 @@ from .runner import BAD_IMAGE_LIMIT, GuardedRunner
 from .signals import EXIT_CODE, Interrupted
 from .variables import CfgOptions, read_config
 
+PICTURES = ('.png', '.jpg', '.pdf')
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,6 +95,27 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'it must be a whole number of 1 or more, not {text}')
     return int(text)
+
+
+def picture(text: str) -> str:
+    """Read the name of a picture to write, as a ``type`` of argparse.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        str: The same.
+
+    Raises:
+        argparse.ArgumentTypeError: If it ends in no format that can be written.
+
+    Examples:
+        >>> picture('plots/loss.pdf')
+        'plots/loss.pdf'
+    """
+    if not text.lower().endswith(PICTURES):
+        raise argparse.ArgumentTypeError(f'{text} must end in one of {", ".join(PICTURES)}')
+    return text
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

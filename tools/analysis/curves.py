@@ -22,7 +22,11 @@ def parse_args() -> argparse.Namespace:
         help='draw averages of N values of training',
     )
     parser.add_argument(
-        '--out', default='work_dirs/curves/curves.png', metavar='PNG', help='default: %(default)s'
+        '--out',
+        type=runtime.picture,
+        default='work_dirs/curves/curves.png',
+        metavar='PICTURE',
+        help='default: %(default)s',
     )
     return parser.parse_args()
 

@@ -33,7 +33,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--stage', type=int, default=-1, help="which of the backbone's outputs")
     parser.add_argument(
-        '--out', default='work_dirs/erf/erf.png', metavar='PNG', help='default: %(default)s'
+        '--out',
+        type=runtime.picture,
+        default='work_dirs/erf/erf.png',
+        metavar='PICTURE',
+        help='default: %(default)s',
     )
     return parser.parse_args()
 

@@ -13,7 +13,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='file or URL of a checkpoint of an ACmix network')
     parser.add_argument(
         '--out',
-        metavar='PNG',
+        type=runtime.picture,
+        metavar='PICTURE',
         help='the plot (default: work_dirs/path_rates/<checkpoint name>.png)',
     )
     return parser.parse_args()

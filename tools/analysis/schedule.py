@@ -24,7 +24,10 @@ def parse_args() -> argparse.Namespace:
         help="number of processes (default: from the name's 8xb128, or 1)",
     )
     parser.add_argument(
-        '--out', metavar='PNG', help='the plot (default: work_dirs/schedule/<config name>.png)'
+        '--out',
+        type=runtime.picture,
+        metavar='PICTURE',
+        help='the plot (default: work_dirs/schedule/<config name>.png)',
     )
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate as training would'

@@ -56,7 +56,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='for all configs')
     parser.add_argument(
-        '--out', default='work_dirs/cam/cam.png', metavar='PNG', help='default: %(default)s'
+        '--out',
+        type=runtime.picture,
+        default='work_dirs/cam/cam.png',
+        metavar='PICTURE',
+        help='default: %(default)s',
     )
     return parser.parse_args()
 

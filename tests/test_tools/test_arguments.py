@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Numbers on command lines that cannot be are refused before anything is done."""
+"""Arguments that cannot be are refused before anything is done."""
 
 import re
 from pathlib import Path
@@ -34,4 +34,13 @@ def test_counts_are_positive(tool, option, text, python, tmp_path):
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].endswith(
         f'error: argument {option}: it must be a whole number of 1 or more, not {text}'
+    )
+
+
+@pytest.mark.parametrize('tool, option', options('picture'))
+def test_pictures_have_formats_that_can_be_written(tool, option, python, tmp_path):
+    run = python(ROOT / tool, option, 'drawing.txt', cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].endswith(
+        f'error: argument {option}: drawing.txt must end in one of .png, .jpg, .pdf'
     )
