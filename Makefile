@@ -14,7 +14,7 @@ ifeq ($(filter openmmlab onedl,$(STACK)),)
 $(error STACK is '$(STACK)': it can be openmmlab or onedl)
 endif
 
-.PHONY: help setup test lint format demo demo-all demo-classification docs figures lock clean
+.PHONY: help setup test test-all lint format demo demo-all demo-classification docs figures lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -24,8 +24,13 @@ help:  ## list the commands
 setup:  ## make the environment, or bring it up to date
 	@$(PYTHON) requirements/install.py --stack $(STACK) --venv $(VENV) $(if $(filter file,$(origin PYTHON)),,--fixed-python)
 
-test: lint  ## run every test
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS)) $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS))
+
+test: lint  ## run the tests, but for the slowest
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: lint  ## run every test
+	$(PYTEST) $(ARGS)
 
 lint: setup  ## check style
 	@$(PY) -m ruff check

@@ -94,6 +94,7 @@ def test_page_asks_for_nothing_from_elsewhere(gallery):
 
 
 @pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium on the PATH')
+@pytest.mark.slow
 @pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY,
     reason='a browser reserves more addresses than the limit of this process allows',

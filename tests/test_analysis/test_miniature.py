@@ -191,6 +191,7 @@ def _children(pid):
     return [int(n) for n in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
 
 
+@pytest.mark.slow
 def test_tool_goes_on_after_an_interruption(python, tmp_path):
     args = ['--networks', 'PoolFormer', 'Swin', '--seeds', '0', '--images', '20', '--epochs', '2']
     args += [

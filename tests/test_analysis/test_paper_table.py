@@ -19,6 +19,7 @@ METAFILES = read_metafiles(ROOT)
 MODELS = read_models(ROOT / 'configs/dmformer/metafile.yml')
 
 
+@pytest.mark.slow
 def test_sizes_and_tables_are_up_to_date(python, tmp_path):
     run = python(ROOT / 'tools/analysis/paper_table.py', '--check', cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -31,8 +31,9 @@ def make(*arguments, **variables):
         (['setup', 'STACK=onedl'], ['--stack onedl --venv .venv-onedl']),
         (['setup', 'VENV=/e'], ['--stack openmmlab --venv /e']),
         (['setup', 'PYTHON=python3.12'], ['python3.12 requirements', '.venv --fixed-python']),
-        (['test'], ['--venv .venv', 'ruff check', 'ruff format --check', 'pytest -n 2']),
-        (['test', 'JOBS=1', 'ARGS=-x'], ['.venv/bin/python -m pytest  -x']),
+        (['test'], ['--venv .venv', 'ruff check', 'ruff format --check', "-n 2 -m 'not slow'"]),
+        (['test', 'JOBS=1', 'ARGS=-x'], [".venv/bin/python -m pytest  -m 'not slow' -x"]),
+        (['test-all'], ['ruff check', 'pytest -n 2 \n']),
         (['demo'], ['--venv .venv', '.venv/bin/python demo/three_tasks.py']),
         (['demo', 'STACK=onedl'], ['.venv-onedl/bin/python demo/three_tasks.py']),
         (['demo-all'], ['demo/three_tasks.py --all']),
@@ -89,7 +90,7 @@ def test_ci_keeps_one_environment_per_stack_until_a_requirement_changes(ci):
     project, run = ci
     calls, envs = run()
     assert [call[:2] for call in calls] == [
-        ['test', 'STACK=openmmlab'],
+        ['test-all', 'STACK=openmmlab'],
         ['test', 'STACK=onedl'],
         ['demo-classification', 'STACK=openmmlab'],
     ]

@@ -26,7 +26,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize(
+    'task', [pytest.param(t, marks=[pytest.mark.slow] * (t != 'classification')) for t in TASKS]
+)
 def test_killed_runs_go_on_and_end_with_the_same_weights(task, tmp_path):
     outcome = kill_and_resume(task, KILLS, tmp_path, 1, moments=MOMENTS[task])
     assert outcome.lost == []
