@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 'docs/images'
 RUNS = 'work_dirs/demo'
 DEMO_WIDTH = 912  # pixels
+COLOURS = 256  # of a palette
 MINI = 'configs/mini'
 CLASSIFIER = f'{MINI}/dmformer-nano_mini-imagenet.py {RUNS}/classification/train/epoch_6.pth'
 DETECTOR = f'{MINI}/retinanet_dmformer-nano_fpn_mini-coco.py {RUNS}/detection/train/epoch_6.pth'
@@ -50,8 +51,17 @@ def shrink_demo(picture: Path) -> None:
 
     with Image.open(ROOT / RUNS / 'all.png') as sheet:
         height = round(sheet.height * DEMO_WIDTH / sheet.width)
-        small = sheet.resize((DEMO_WIDTH, height)).quantize(128)
-    small.save(picture, optimize=True)
+        small = sheet.resize((DEMO_WIDTH, height))
+    small.save(picture)
+
+
+def reduce_colours(picture: Path) -> None:
+    """Make a picture's file a half to a third as large, as the repository keeps every version."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        reduced = image.convert('RGB').quantize(COLOURS)
+    reduced.save(picture, optimize=True)
 
 
 def draw_convergence(picture: Path) -> None:
@@ -229,6 +239,7 @@ def main() -> None:
             run(figure.command)
         else:
             figure.draw(ROOT / figure.picture)
+        reduce_colours(ROOT / figure.picture)
 
 
 if __name__ == '__main__':

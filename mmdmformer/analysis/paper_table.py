@@ -12,8 +12,10 @@ from rich.progress import track
 from torch import nn
 
 from ..engine.model import build_model
+from .markdown import replace_between
 from .multiply_adds import count_multiply_adds
 
+BEGIN, END = '<!-- paper table -->', '<!-- end of paper table -->'
 UNITS = {'M': 1e6, 'G': 1e9}
 SIZES = ('Parameters', 'FLOPs')
 ACCURACIES = ('Top-1', 'Box AP', 'Mask AP', 'mIoU')
@@ -235,31 +237,10 @@ def update_readme(path: Path, table: str, check: bool) -> list[str]:
         list[str]: With ``check``, a sentence if the table is not there.
     """
     text = path.read_text(encoding='utf-8')
-    updated = replace_table(text, table)
+    updated = replace_between(text, BEGIN, END, table)
     if updated == text:
         return []
     if check:
         return [f'{path} is out of date: run `python tools/analysis/paper_table.py`.']
     path.write_text(updated, encoding='utf-8')
     return []
-
-
-def replace_table(text: str, table: str) -> str:
-    """Put a table between the markers of a Markdown text.
-
-    Args:
-        text (str): Text with the lines ``<!-- paper table -->`` and
-            ``<!-- end of paper table -->``.
-        table (str): The table.
-
-    Returns:
-        str: The text with the table in place of what stood between.
-
-    Raises:
-        ValueError: If a marker is missing.
-    """
-    start, end = '<!-- paper table -->', '<!-- end of paper table -->'
-    if start not in text or end not in text:
-        raise ValueError(f'the text needs the lines {start} and {end} around the table.')
-    before, rest = text.split(start, 1)
-    return f'{before}{start}\n\n{table}\n\n{end}{rest.split(end, 1)[1]}'

@@ -179,12 +179,6 @@ def test_table():
     )
     assert lines[7] == '| Swin | 1 | 33.3 |  | 0.860 | 9.0 | 7 | 5.0 |'
     assert '7 runs; 1,000 training images' in lines[-1]
-    page = f'a\n{report.BEGIN}\nold\n{report.END}\nb'
-    page = report.put_table(report.put_table(page, 'newer'), table)
-    marked = [report.BEGIN, '', *lines, '', report.END]
-    assert page.splitlines() == ['a', *marked, 'b']
-    with pytest.raises(ValueError, match='the page needs the lines'):
-        report.put_table('no marks', table)
 
 
 def _children(pid):

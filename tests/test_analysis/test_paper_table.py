@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdmformer.analysis.markdown import replace_between
 from mmdmformer.analysis.paper_table import (
     agrees,
     check_sizes,
@@ -10,7 +11,6 @@ from mmdmformer.analysis.paper_table import (
     make_text,
     read_metafiles,
     read_models,
-    replace_table,
     update_readme,
 )
 
@@ -137,12 +137,12 @@ def test_a_wrong_size_is_named():
 
 
 def test_replacing_a_table_keeps_the_rest():
-    text = 'a\n<!-- paper table -->\nold\n<!-- end of paper table -->\nb\n'
-    updated = replace_table(text, 'new')
+    marks = '<!-- paper table -->', '<!-- end of paper table -->'
+    updated = replace_between(f'a\n{marks[0]}\nold\n{marks[1]}\nb\n', *marks, 'new')
     assert updated == 'a\n<!-- paper table -->\n\nnew\n\n<!-- end of paper table -->\nb\n'
-    assert replace_table(updated, 'new') == updated
-    with pytest.raises(ValueError, match='needs the lines'):
-        replace_table('no markers', 'new')
+    assert replace_between(updated, *marks, 'new') == updated
+    with pytest.raises(ValueError, match='the page needs the lines <!-- paper table --> and'):
+        replace_between('no marks', *marks, 'new')
 
 
 def test_a_stale_readme_is_named_and_rewritten(tmp_path):
@@ -154,5 +154,5 @@ def test_a_stale_readme_is_named_and_rewritten(tmp_path):
     ]
     assert readme.read_text() == stale
     assert update_readme(readme, 'new', check=False) == []
-    assert readme.read_text() == replace_table(stale, 'new')
+    assert readme.read_text() == stale.replace('old', '\nnew\n')
     assert update_readme(readme, 'new', check=True) == []

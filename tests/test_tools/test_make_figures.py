@@ -70,7 +70,9 @@ def test_picture_of_a_measurement_is_drawn_from_what_is_committed(figure, tmp_pa
         Image.open(ROOT / figure.picture) as old,
     ):
         assert new.size == old.size
-        difference = np.abs(np.asarray(new, float) - np.asarray(old, float)).mean()
+        difference = np.abs(
+            np.asarray(new.convert('RGB'), float) - np.asarray(old.convert('RGB'), float)
+        ).mean()
     assert difference < 2  # but for the fonts of another matplotlib
 
 

@@ -9,11 +9,13 @@ import math
 import sys
 from pathlib import Path
 
+from mmdmformer.analysis.markdown import replace_between
 from mmdmformer.analysis.reliability import (
+    BEGIN,
+    END,
     load_faults,
     make_table,
     measure,
-    put_table,
     read_results,
 )
 
@@ -47,7 +49,7 @@ def main() -> None:
         done = measure(chosen, RESULTS, args.minutes)
     results = read_results(RESULTS)
     text = DOCUMENT.read_text(encoding='utf-8')
-    new = put_table(text, make_table(faults.values(), results))
+    new = replace_between(text, BEGIN, END, make_table(faults.values(), results))
     if args.check:
         sys.exit(f'{DOCUMENT} is not up to date: run {Path(__file__).name}' if new != text else 0)
     DOCUMENT.write_text(new, encoding='utf-8')

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ..markdown import replace_between
 from .networks import BASELINE, NETWORKS
 from .study import INFERENCE_BATCH, TASKS, Cost, Study
 
@@ -145,18 +146,6 @@ def _cost_cells(cost: Cost | None) -> list[str]:
     return [f'{cost.backbone_parameters / 1e6:.3f}', f'{cost.multiply_adds / 1e6:.1f}']
 
 
-def put_table(text: str, table: str) -> str:
-    """Replace what stands between the marks of a page.
-
-    Raises:
-        ValueError: If the page has no such marks.
-    """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f'the page needs the lines {BEGIN} and {END}')
-    head, _, rest = text.partition(BEGIN)
-    return f'{head}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}'
-
-
 def plot(study: Study, path: Path) -> None:
     """Draw the metric over multiply-adds and time of inference, with the seeds' spread.
 
@@ -216,5 +205,5 @@ def write_report(study: Study, folder: Path, page: Path | None = None) -> str:
     (folder / 'table.md').write_text(table + '\n')
     plot(study, folder / 'plot.png')
     if page is not None:
-        page.write_text(put_table(page.read_text(), table))
+        page.write_text(replace_between(page.read_text(), BEGIN, END, table))
     return table

@@ -169,15 +169,3 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
         cells = [f'{each.group}: {each.name}', each.how, f'{record["times"]:,}', happened, lost]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
-
-
-def put_table(text: str, table: str) -> str:
-    """Replace what stands between the marks of a document.
-
-    Raises:
-        ValueError: If the document has no such marks.
-    """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f'the document needs the lines {BEGIN} and {END}')
-    head, _, rest = text.partition(BEGIN)
-    return f'{head}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}'
