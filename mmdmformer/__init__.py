@@ -12,9 +12,10 @@ compat.prepare()
 
 from . import backbones, engine  # noqa: E402, F401
 from .models import get_model, list_models  # noqa: E402
+from .registry import TOKEN_MIXERS  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'get_model', 'list_models', *backbones.__all__]
+__all__ = ['TOKEN_MIXERS', '__version__', 'get_model', 'list_models', *backbones.__all__]
 
 
 def __getattr__(name: str) -> type:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..layers.folding import as_affine, compose, fold_after, fold_before
 from ..ops import conv2d, multi_dilated_dwconv
+from ..registry import TOKEN_MIXERS
 
 
+@TOKEN_MIXERS.register_module()
 class DMA(nn.Module):
     """Dynamic Multi-level Attention (called MCA in the paper's first version).
 

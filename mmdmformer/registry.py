@@ -1,0 +1,48 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""The registry of token mixers; backbones, hooks and data sets are in mmengine's own registries."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import Registry
+from torch import nn
+
+
+def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: Any) -> nn.Module:
+    """Build a token mixer from its config.
+
+    Unlike mmengine's default, the scope of the running toolbox plays no part: the mixers of this
+    registry are the same in all of them, and the layers in a mixer are still found in that scope.
+
+    Args:
+        cfg (Mapping): Name or class of the mixer as ``type``, and its arguments.
+        registry (Registry): Where the name is looked up.
+        **defaults: Arguments that ``cfg`` may replace: ``channels`` and ``norm_cfg``.
+
+    Returns:
+        nn.Module: The mixer.
+
+    Raises:
+        KeyError: If there is no such mixer.
+
+    Examples:
+        >>> from mmdmformer import TOKEN_MIXERS
+        >>> mixer = TOKEN_MIXERS.build(dict(type='DMA', gate=False), channels=16)
+        >>> type(mixer).__name__, mixer.gate
+        ('DMA', None)
+    """
+    arguments = {**defaults, **cfg}
+    kind = arguments.pop('type', None)
+    mixer = registry.get(kind) if isinstance(kind, str) else kind
+    if mixer is None:
+        names = sorted(registry.module_dict)
+        close = difflib.get_close_matches(str(kind), names, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(names)}.'
+        raise KeyError(f'mixer=dict(type={kind!r}) is not in the registry TOKEN_MIXERS: {hint}')
+    return mixer(**arguments)
+
+
+TOKEN_MIXERS = Registry(
+    'token mixer', build_func=build_token_mixer, scope='mmdmformer', locations=['mmdmformer.mixers']
+)
