@@ -2,6 +2,7 @@
 """The registry of token mixers; backbones, hooks and data sets are in mmengine's own registries."""
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: An
     Args:
         cfg (Mapping): Name or class of the mixer as ``type``, and its arguments.
         registry (Registry): Where the name is looked up.
-        **defaults: Arguments that ``cfg`` may replace: ``channels`` and ``norm_cfg``.
+        **defaults: What the network gives: ``channels`` and ``norm_cfg``, each only to a mixer
+            that has such an argument, and only where ``cfg`` does not give it.
 
     Returns:
         nn.Module: The mixer.
@@ -32,7 +34,7 @@ def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: An
         >>> type(mixer).__name__, mixer.gate
         ('DMA', None)
     """
-    arguments = {**defaults, **cfg}
+    arguments = dict(cfg)
     kind = arguments.pop('type', None)
     mixer = registry.get(kind) if isinstance(kind, str) else kind
     if mixer is None:
@@ -40,7 +42,8 @@ def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: An
         close = difflib.get_close_matches(str(kind), names, n=1)
         hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(names)}.'
         raise KeyError(f'mixer=dict(type={kind!r}) is not in the registry TOKEN_MIXERS: {hint}')
-    return mixer(**arguments)
+    taken = inspect.signature(mixer).parameters
+    return mixer(**{name: defaults[name] for name in taken if name in defaults} | arguments)
 
 
 TOKEN_MIXERS = Registry(

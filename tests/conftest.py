@@ -11,11 +11,12 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from mmdmformer.datasets import make_mini_data
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported, which mmdmformer does
+
+from mmdmformer.datasets import make_mini_data  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
-if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported, in whatever test that is
 THIRD_PARTY = (
     'torch.distributed.fsdp',
     'torchvision',

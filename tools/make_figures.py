@@ -141,7 +141,7 @@ FIGURES = (
         'effective receptive fields of DMFormer-S, with and without dilation',
         f'python tools/analysis/erf.py {DMFORMER_S}_8xb128_in1k.py '
         f'{DMFORMER_S}-no-dilation_8xb128_in1k.py "DMFormer({SCALES})" '
-        f'"DMFormer({SCALES}, dilations=(1, 1, 1))" --side 1024 --count 2 --titles '
+        f'"DMFormer({SCALES}, mixer=dict(dilations=(1, 1, 1)))" --side 1024 --count 2 --titles '
         "'initial weights, dilations 1, 2, 3' 'initial weights, no dilation' "
         "'layer scales 1, dilations 1, 2, 3' 'layer scales 1, no dilation' "
         f'--out {IMAGES}/erf.png',

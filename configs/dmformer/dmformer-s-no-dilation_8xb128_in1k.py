@@ -2,4 +2,4 @@
 # Ablation: the three depth-wise branches are not dilated.
 _base_ = 'dmformer-s_8xb128_in1k.py'
 
-model = dict(backbone=dict(dilations=(1, 1, 1)))
+model = dict(backbone=dict(mixer=dict(dilations=(1, 1, 1))))

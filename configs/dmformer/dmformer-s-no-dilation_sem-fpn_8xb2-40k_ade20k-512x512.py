@@ -2,4 +2,4 @@
 # Ablation: the three depth-wise branches are not dilated.
 _base_ = 'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512.py'
 
-model = dict(backbone=dict(dilations=(1, 1, 1)))
+model = dict(backbone=dict(mixer=dict(dilations=(1, 1, 1))))

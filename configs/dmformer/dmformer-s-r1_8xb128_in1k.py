@@ -4,7 +4,7 @@ _base_ = 'dmformer-s_8xb128_in1k.py'
 
 model = dict(
     backbone=dict(
-        expand_ratio=1,
+        mixer=dict(expand_ratio=1),
         arch=dict(
             _delete_=True,
             embed_dims=(64, 128, 320, 512),

@@ -4,7 +4,7 @@ _base_ = 'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512.py'
 
 model = dict(
     backbone=dict(
-        expand_ratio=1,
+        mixer=dict(expand_ratio=1),
         arch=dict(
             _delete_=True,
             embed_dims=(64, 128, 320, 512),

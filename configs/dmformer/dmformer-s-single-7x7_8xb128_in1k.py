@@ -2,4 +2,4 @@
 # Ablation: one depth-wise branch in place of three.
 _base_ = 'dmformer-s_8xb128_in1k.py'
 
-model = dict(backbone=dict(kernel_sizes=(7,), dilations=(3,)))
+model = dict(backbone=dict(mixer=dict(kernel_sizes=(7,), dilations=(3,))))

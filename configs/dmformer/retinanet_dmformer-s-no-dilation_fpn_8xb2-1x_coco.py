@@ -2,4 +2,4 @@
 # Ablation: the three depth-wise branches are not dilated.
 _base_ = 'retinanet_dmformer-s_fpn_8xb2-1x_coco.py'
 
-model = dict(backbone=dict(dilations=(1, 1, 1)))
+model = dict(backbone=dict(mixer=dict(dilations=(1, 1, 1))))

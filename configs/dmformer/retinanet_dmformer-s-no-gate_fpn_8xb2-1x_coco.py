@@ -4,7 +4,7 @@ _base_ = 'retinanet_dmformer-s_fpn_8xb2-1x_coco.py'
 
 model = dict(
     backbone=dict(
-        gate=False,
+        mixer=dict(gate=False),
         arch=dict(
             _delete_=True,
             embed_dims=(64, 128, 320, 512),

@@ -4,7 +4,7 @@ _base_ = 'retinanet_dmformer-s_fpn_8xb2-1x_coco.py'
 
 model = dict(
     backbone=dict(
-        expand_ratio=1,
+        mixer=dict(expand_ratio=1),
         arch=dict(
             _delete_=True,
             embed_dims=(64, 128, 320, 512),

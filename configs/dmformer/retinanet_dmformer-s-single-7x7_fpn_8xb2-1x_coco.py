@@ -2,4 +2,4 @@
 # Ablation: one depth-wise branch in place of three.
 _base_ = 'retinanet_dmformer-s_fpn_8xb2-1x_coco.py'
 
-model = dict(backbone=dict(kernel_sizes=(7,), dilations=(3,)))
+model = dict(backbone=dict(mixer=dict(kernel_sizes=(7,), dilations=(3,))))

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..ops import dwconv_path
+from ..ops import dwconv_backend
 
 BACKBONES = {
     'DMFormer-S': dict(type='DMFormer', arch='small'),
@@ -234,7 +234,7 @@ def _in_variant(name: str, run: Callable[[], object], device: str) -> Callable[[
     kind = torch.device(device).type
 
     def run_in_variant() -> None:
-        with dwconv_path(path), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
+        with dwconv_backend(path), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
             run()
 
     return run_in_variant

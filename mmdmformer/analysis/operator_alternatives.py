@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import dwconv_path, multi_dilated_dwconv
-from ..ops.cpu_dwconv import split_phases, sum_fused
+from ..ops import multi_dilated_dwconv
+from ..ops.cpu_dwconv import conv_with_split_padding, split_phases, sum_fused
 from ..ops.fused_conv import convolve
 from .benchmark import interleave
 from .operator_benchmark import DILATIONS, STAGES, make_inputs
@@ -18,8 +18,10 @@ from .operator_benchmark import DILATIONS, STAGES, make_inputs
 
 def in_separate_passes(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Each branch by itself, padded in part before; then the sums."""
-    with dwconv_path('split'):
-        return multi_dilated_dwconv(x, weights, biases, DILATIONS)
+    out = conv_with_split_padding(x, weights[0], sum(biases), DILATIONS[0])
+    for weight, dilation in zip(weights[1:], DILATIONS[1:], strict=True):
+        out += conv_with_split_padding(x, weight, None, dilation)
+    return out
 
 
 def with_one_kernel(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import dwconv_path, multi_dilated_dwconv
+from ..ops import dwconv_backend, multi_dilated_dwconv
 from .benchmark import interleave
 
 # Expanded channels and side of the maps of DMFormer-S at 224x224 pixels, stage by stage.
@@ -63,7 +63,7 @@ def measure_operator(
         dtype (torch.dtype): Type of input and parameters.
             Defaults to float32.
         memory_format (torch.memory_format): Of the input.
-        path (str): Of :func:`~mmdmformer.ops.dwconv_path`.
+        path (str): Of :func:`~mmdmformer.ops.dwconv_backend`.
             Defaults to 'auto'.
         repetitions (int): How often each is measured. Defaults to 7.
         stages (Sequence[tuple[int, int]]): Channels and side of the maps.
@@ -125,7 +125,7 @@ def _make_run(inputs, path: str, backward: bool) -> Callable[[], object]:
     grad = torch.randn_like(x)
 
     def forward() -> Tensor:
-        with dwconv_path(path):
+        with dwconv_backend(path):
             return multi_dilated_dwconv(x, weights, biases, DILATIONS)
 
     def forward_and_backward() -> None:

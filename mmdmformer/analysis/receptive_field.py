@@ -74,7 +74,7 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
 
     Args:
         spec (str): A config file, or the network's name in the registry with
-            its arguments, as in ``DMFormer(arch='nano', dilations=(1, 1, 1))``.
+            its arguments, as in ``DMFormer(arch='nano', mixer=dict(dilations=(1, 1, 1)))``.
         checkpoint (str): Checkpoint of the config's model, or ``'none'`` for
             initial weights, always the same. Defaults to 'none'.
 
@@ -86,7 +86,7 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
         CheckpointError: If the checkpoint does not fit.
 
     Examples:
-        >>> build_backbone("DMFormer(arch='nano', dilations=(1, 1, 1))").out_channels
+        >>> build_backbone("DMFormer(arch='nano', mixer=dict(dilations=(1, 1, 1)))").out_channels
         (128,)
     """
     if spec.endswith('.py'):
@@ -107,6 +107,17 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
     return backbone
 
 
+class _DictCalls(ast.NodeTransformer):
+    """Writes ``dict(name=value)``, as configs have it, as a literal."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+        self.generic_visit(node)
+        if ast.unparse(node.func) != 'dict' or node.args:
+            return node
+        names = [ast.Constant(word.arg) for word in node.keywords]
+        return ast.Dict(names, [word.value for word in node.keywords])
+
+
 def _parse_call(spec: str) -> tuple[str, dict]:
     try:
         node = ast.parse(spec, mode='eval').body
@@ -114,7 +125,9 @@ def _parse_call(spec: str) -> tuple[str, dict]:
             return node.id, {}
         if not isinstance(node, ast.Call) or node.args:
             raise ValueError
-        arguments = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+        arguments = {
+            word.arg: ast.literal_eval(_DictCalls().visit(word.value)) for word in node.keywords
+        }
         name = ast.unparse(node.func)
         # mmengine would import whatever stands before the dot.
         if '.' in name and name.split('.')[0] not in TASKS:

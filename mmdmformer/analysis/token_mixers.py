@@ -180,8 +180,7 @@ def _describe_depthwise_conv(mixer: DynamicDepthwiseConv2d, inputs: dict[str, An
 @describes(DMA)
 def _describe_dma(mixer: DMA, inputs: dict[str, Any]) -> Description:
     taps = ', '.join(
-        f'{_size(branch.kernel_size)} dilation {dilation}'
-        for branch, dilation in zip(mixer.branches, mixer.dilations, strict=True)
+        f'{_size(branch.kernel_size)} dilation {branch.dilation[0]}' for branch in mixer.branches
     )
     if mixer.gate is None:
         return Description('learned kernels', 'all, summed', f'depth-wise {taps}')

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from .dmformer import DMFormer
+from .metaformer import MetaFormer
 from .san_acmix import SAN, SANACmix
 
 # network: (its module here, the toolbox that it needs); the class registers itself with force=True
@@ -25,7 +26,7 @@ _ON_TOOLBOXES = {
 }
 _AVAILABLE = [name for name, (_, toolbox) in _ON_TOOLBOXES.items() if find_spec(toolbox)]
 
-__all__ = ['DMFormer', 'SAN', 'SANACmix', *_AVAILABLE]
+__all__ = ['DMFormer', 'MetaFormer', 'SAN', 'SANACmix', *_AVAILABLE]
 
 
 def __getattr__(name: str) -> Any:

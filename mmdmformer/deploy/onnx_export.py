@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine.checkpoints import DurableLocalBackend
-from ..ops import dwconv_path
+from ..ops import dwconv_backend
 from .networks import Network
 
 INPUT = 'images'
@@ -50,7 +50,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
 
     buffer = io.BytesIO()
     # torch's own layers alone: no operator of oneDNN or of ours gets into the graph.
-    with torch.no_grad(), dwconv_path('reference'), _quietly(), _with_nms():
+    with torch.no_grad(), dwconv_backend('reference'), _quietly(), _with_nms():
         torch.onnx.export(
             network,
             (network.example(),),

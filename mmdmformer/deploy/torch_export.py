@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import dwconv_path
+from ..ops import dwconv_backend
 from .networks import Network, RetinaBoxes
 
 SUFFIXES = {'.pt2': 'torch.export', '.pt': 'TorchScript'}
@@ -44,7 +44,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     images = network.example()
     files = {'metadata.json': json.dumps(dict(metadata or {}))}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), dwconv_path('reference'), warnings.catch_warnings():
+    with torch.no_grad(), dwconv_backend('reference'), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         if suffix == '.pt':
             torch.jit.save(torch.jit.trace(network, images), str(out), _extra_files=files)

@@ -1,6 +1,12 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 from .arch import parse_arch
-from .backbone import Backbone, BackboneContract, check_input_size, normalise_out_indices
+from .backbone import (
+    Backbone,
+    BackboneContract,
+    as_outputs,
+    check_input_size,
+    normalise_out_indices,
+)
 from .checkpointing import checkpoint_forward
 from .ffn import ConvFFN
 from .norm import LayerNorm2d
@@ -10,6 +16,7 @@ __all__ = [
     'BackboneContract',
     'ConvFFN',
     'LayerNorm2d',
+    'as_outputs',
     'check_input_size',
     'checkpoint_forward',
     'normalise_out_indices',

@@ -1,14 +1,17 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
-def parse_arch(arch: str | int | dict, zoo: Mapping[str, dict]) -> dict:
+def parse_arch(
+    arch: str | int | dict, zoo: Mapping[str, dict], keys: Collection[str] | None = None
+) -> dict:
     """Find an architecture by its name, or check one that is given.
 
     Args:
-        arch (str | int | dict): A key of ``zoo``, or a dict with the keys of
-            one of its entries.
+        arch (str | int | dict): A key of ``zoo``, or a dict.
         zoo (Mapping[str, dict]): Architectures by their names.
+        keys (Collection[str], optional): What the dict must give. Defaults to
+            the keys of the zoo's entries.
 
     Returns:
         dict: The architecture.
@@ -24,11 +27,10 @@ def parse_arch(arch: str | int | dict, zoo: Mapping[str, dict]) -> dict:
     if not isinstance(arch, Mapping):
         name = str(arch).lower()
         if name not in zoo:
-            raise ValueError(
-                f'arch={arch!r} is unknown: choose one of {", ".join(zoo)}, or give a dict.'
-            )
+            choice = f'choose one of {", ".join(zoo)}, or give a dict.' if zoo else 'give a dict.'
+            raise ValueError(f'arch={arch!r} is unknown: {choice}')
         return zoo[name]
-    keys = next(iter(zoo.values())).keys()
+    keys = keys or next(iter(zoo.values())).keys()
     if set(arch) != set(keys):
         raise ValueError(f'arch={dict(arch)} must have exactly the keys {", ".join(sorted(keys))}.')
     lengths = {len(value) for value in arch.values() if isinstance(value, Sequence)}

@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops import memory_format_of
+
 
 class BackboneContract:
     """Outputs, freezing, norm layers in eval mode and initial weights, for any network.
@@ -163,6 +165,23 @@ def check_input_size(x: Tensor, min_side: int) -> None:
             f'an input of {height}x{width} pixels is too small: each side must have at least '
             f'{min_side}, so enlarge or pad the images.'
         )
+
+
+def as_outputs(outs: Iterable[Tensor], images: Tensor) -> tuple[Tensor, ...]:
+    """Lay a backbone's outputs out as torch's own layers would: in memory as the images are.
+
+    Args:
+        outs (Iterable[Tensor]): Feature maps of shape (B, C, H, W), or vectors.
+        images (Tensor): Images of shape (B, C, H, W).
+
+    Returns:
+        tuple[Tensor, ...]: The same values, each contiguous in the images' memory format.
+    """
+    memory_format = memory_format_of(images)
+    return tuple(
+        out.contiguous(memory_format=memory_format) if out.dim() == 4 else out.contiguous()
+        for out in outs
+    )
 
 
 def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:

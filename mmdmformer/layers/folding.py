@@ -1,5 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Folding batch norms, which in inference are affine maps per channel, into their neighbours.
+"""The form of networks for inference: batch norms, which are affine maps per channel by then, and
+layer scales are folded into their neighbors.
 
 All functions return new layers and leave their arguments as they are.
 """
@@ -12,6 +13,8 @@ import torch.nn as nn
 from mmcv.cnn import is_norm
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..ops import conv2d, fuses, is_watched, map_slices, sum_branches
 
 Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
 
@@ -116,6 +119,150 @@ def fold_sequence(layers: nn.Module) -> nn.Sequential:
         else:
             folded.append(layer)
     return nn.Sequential(*folded)
+
+
+class FoldedBlock(nn.Module):
+    """A MetaFormer block in inference: two residual branches without norms and layer scales.
+
+    Args:
+        mixer (nn.Module): The token mixer's whole residual branch, such as
+            :class:`FoldedDMA`; maps (B, C, H, W) to the same shape.
+        norm (nn.Module): The batch norm before the feed-forward part.
+        ffn (nn.Sequential): The feed-forward part: a pointwise convolution,
+            layers, a pointwise convolution.
+        scale (Tensor): The layer scale after it, of shape (C, ).
+
+    Raises:
+        ValueError: If the norm is no batch norm with running statistics.
+    """
+
+    def __init__(
+        self, mixer: nn.Module, norm: nn.Module, ffn: nn.Sequential, scale: Tensor
+    ) -> None:
+        super().__init__()
+        first, *middle, last = ffn
+        self.mixer = mixer
+        self.ffn = nn.Sequential(
+            fold_before(*as_affine(norm), first), *middle, fold_after(last, scale)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        if not fuses(x, *self.parameters()) or is_watched(*self.modules()):
+            return self._forward(x)
+        widest = max(m.out_channels for m in self.modules() if isinstance(m, nn.Conv2d))
+        return map_slices(self._forward, x, widest * x[0, 0].nbytes)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = self.mixer(x)
+        expand, depthwise, act, reduce = self.ffn
+        y = conv2d(conv2d(x, expand), depthwise, act)
+        return conv2d(y, reduce, add=x)
+
+
+class ResidualMixer(nn.Module):
+    """A token mixer's residual branch ``x + scale * mixer(norm(x))``, of a mixer without a fold.
+
+    Args:
+        norm (nn.Module): The norm before the mixer.
+        mixer (nn.Module): The mixer.
+        scale (Tensor): The layer scale after it, of shape (C, ).
+    """
+
+    def __init__(self, norm: nn.Module, mixer: nn.Module, scale: Tensor) -> None:
+        super().__init__()
+        self.norm, self.mixer = norm, mixer
+        self.scale = nn.Parameter(scale.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        return torch.addcmul(x, self.scale, self.mixer(self.norm(x)))
+
+
+def fold_mixer(norm: nn.Module, mixer: nn.Module, scale: Tensor) -> nn.Module:
+    """Fold a token mixer's residual branch as far as the mixer can.
+
+    Args:
+        norm (nn.Module): The norm before the mixer.
+        mixer (nn.Module): The mixer; its method ``fold(norm, scale)``, if it
+            has one, gives the whole branch.
+        scale (Tensor): The layer scale after it, of shape (C, ).
+
+    Returns:
+        nn.Module: Computes ``x + scale * mixer(norm(x))`` in inference.
+
+    Raises:
+        ValueError: If the mixer folds, and a norm is no batch norm with
+            running statistics.
+    """
+    if hasattr(mixer, 'fold'):
+        return mixer.fold(norm, scale)
+    return ResidualMixer(norm, mixer, scale)
+
+
+class FoldedDMA(nn.Module):
+    """The residual branch of :class:`~mmdmformer.mixers.DMA` in inference, without norms.
+
+    It computes ``x + scale * mixer(norm(x))``. Batch norms and layer scale are
+    folded into the layers beside them; the reduction and the last pointwise
+    convolution become one, and a second one takes the input that the residual
+    addition passes on.
+
+    Args:
+        norm (nn.Module): The batch norm before the mixer.
+        mixer (DMA): The mixer.
+        scale (Tensor): The layer scale after it, of shape (C, ).
+
+    Raises:
+        ValueError: If a norm is no batch norm with running statistics.
+
+    Examples:
+        >>> from mmdmformer.mixers import DMA
+        >>> norm, mixer, scale = nn.BatchNorm2d(8).eval(), DMA(8).eval(), torch.rand(8)
+        >>> x = torch.rand(1, 8, 9, 9)
+        >>> expected = x + scale[:, None, None] * mixer(norm(x))
+        >>> torch.allclose(FoldedDMA(norm, mixer, scale)(x), expected, atol=1e-5)
+        True
+    """
+
+    def __init__(self, norm: nn.Module, mixer: nn.Module, scale: Tensor) -> None:
+        super().__init__()
+        before = as_affine(norm)
+        expand = fold_after(mixer.expand, *as_affine(mixer.expand_norm))
+        self.expand = fold_before(*before, expand)
+        self.expand_act = mixer.expand_act
+
+        branch_scale, branch_shift = as_affine(mixer.branch_norm)
+        self.branches = nn.ModuleList(fold_after(b, branch_scale) for b in mixer.branches)
+        self.branches[0].bias.data += branch_shift  # once for the sum
+        self.branch_act = mixer.branch_act
+
+        value, self.out_act = copy.deepcopy(mixer.value), nn.Identity()
+        if isinstance(mixer.value_norm_act, nn.Sequential):
+            value_norm, self.out_act = mixer.value_norm_act
+            value = fold_after(value, *as_affine(value_norm))
+        reduce = fold_after(mixer.reduce, *as_affine(mixer.reduce_norm))
+        self.value = compose(reduce, value)
+        self.skip = None
+        if mixer.residual:
+            value.bias = None  # the other convolution has it
+            self.skip = fold_before(*before, value)
+
+        self.gate = copy.deepcopy(mixer.gate)
+        if self.gate is not None:
+            self.gate.fcs[0] = fold_before(*before, self.gate.fcs[0])
+        self.scale = nn.Parameter(scale.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, C, H, W) to the same shape."""
+        y = conv2d(x, self.expand, self.expand_act)
+        y = sum_branches(y, self.branches, self.branch_act)
+        if self.skip is None:
+            y = conv2d(y, self.value, self.out_act)
+        else:
+            y = conv2d(x, self.skip, self.out_act, add=conv2d(y, self.value))
+        scale = self.scale if self.gate is None else self.scale * self.gate(x)
+        return torch.addcmul(x, scale, y)
 
 
 def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:

@@ -1,15 +1,17 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The sum of depth-wise convolutions on CPUs, without a compiler.
+"""The sum of depthwise convolutions on CPUs, without a compiler.
 
 It is a torch.library operator, which torch.compile and autograd take as one step. Its gradient with
 respect to the input is the same operator with reversed kernels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..compat import has_fused_convolutions
 from .fused_conv import convolve, map_slices
@@ -23,7 +25,7 @@ def sum_dwconvs(
     dilations: Sequence[int],
     relu: bool,
 ) -> Tensor:
-    """Sum depth-wise convolutions over branches, with "same" zero padding and stride 1.
+    """Sum depthwise convolutions over branches, with "same" zero padding and stride 1.
 
     Args:
         x (Tensor): Input of shape (B, C, H, W).
@@ -94,21 +96,54 @@ def _backward(ctx, grad):
     weights, activated = saved[:branches], saved[branches:]
     if activated:
         grad = grad * (activated[0] > 0)
-    grad_x = grad_weights = grad_bias = None
+    grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
         reversed_weights = [weight.flip(2, 3) for weight in weights]
         grad_x = sum_dwconvs(grad, reversed_weights, None, ctx.dilations, False)
-    if any(ctx.needs_input_grad[1]):
-        grad_weights = [
-            dwconv_weight_gradient(x, grad, weight.shape[2:], dilation)
-            for weight, dilation in zip(weights, ctx.dilations, strict=True)
-        ]
+    grad_weights = [
+        dwconv_weight_gradient(x, grad, weight.shape[2:], dilation) if needed else None
+        for weight, dilation, needed in zip(
+            weights, ctx.dilations, ctx.needs_input_grad[1], strict=True
+        )
+    ]
     if ctx.needs_input_grad[2]:
         grad_bias = grad.sum((0, 2, 3))
     return grad_x, grad_weights, grad_bias, None, None
 
 
 sum_dwconvs.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _setup_weight_context(ctx, inputs, output):
+    x, grad, _, ctx.dilation = inputs
+    ctx.save_for_backward(x, grad)
+
+
+def _backward_of_weight_gradient(ctx, weight):
+    # The weights' gradient is linear in the input and in the output's gradient.
+    (x, grad), dilations = ctx.saved_tensors, [ctx.dilation]
+    grad_x = grad_grad = None
+    if ctx.needs_input_grad[0]:
+        grad_x = sum_dwconvs(grad, [weight.flip(2, 3)], None, dilations, False)
+    if ctx.needs_input_grad[1]:
+        grad_grad = sum_dwconvs(x, [weight], None, dilations, False)
+    return grad_x, grad_grad, None, None
+
+
+dwconv_weight_gradient.register_autograd(
+    _backward_of_weight_gradient, setup_context=_setup_weight_context
+)
+
+
+@register_flop_formula(torch.ops.mmdmformer.sum_dwconvs)
+def _(x_shape, weight_shapes, *args, **kwargs) -> int:
+    taps = sum(math.prod(shape[2:]) for shape in weight_shapes)
+    return 2 * math.prod(x_shape) * taps
+
+
+@register_flop_formula(torch.ops.mmdmformer.dwconv_weight_gradient)
+def _(x_shape, grad_shape, size, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * math.prod(size)
 
 
 def sum_fused(
@@ -138,7 +173,7 @@ def conv_with_split_padding(
 ) -> Tensor:
     """One branch, padded in part before the convolution.
 
-    oneDNN's fast depth-wise kernel takes paddings below the kernel size only; past that a much
+    oneDNN's fast depthwise kernel takes paddings below the kernel size only; past that a much
     slower reference kernel would run. The values are the same.
     """
     x, padding = _pad_in_part(x, weight, dilation)

@@ -12,45 +12,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..compat import has_fused_convolutions
-from .paths import current_path
+from .backend import fuses
+from .watching import may_bypass
 
 _ALGORITHMS = {'none': '', 'relu': '', 'gelu': 'none'}  # GELU is the exact one, not tanh's
 _SLICE_BYTES = 8 * 2**20  # from 2 to 16 MiB it made no difference; without slices it is slower
-
-
-def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Tell whether fused convolutions can run: on a CPU, in float32, for no graph of any kind.
-
-    Args:
-        x (Tensor): Input.
-        *parameters (Tensor, optional): Parameters of the computation.
-
-    Returns:
-        bool: Whether autograd, tracing, torch.compile and autocast stay aside
-        and no other path is forced.
-
-    Examples:
-        >>> x = torch.ones(1, requires_grad=True)
-        >>> with torch.no_grad():
-        ...     in_inference = fuses(x)
-        >>> fuses(x), fuses(x.detach()), in_inference
-        (False, True, True)
-    """
-    return (
-        x.device.type == 'cpu'
-        and x.shape[0] > 0  # len(x) would tie torch.export to one size of batch
-        and x.dtype == torch.float32
-        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-        and current_path() in ('auto', 'fused')
-        and has_fused_convolutions()
-        and not torch.is_autocast_enabled('cpu')
-        and not _needs_gradients(x, *parameters)
-    )
-
-
-def _needs_gradients(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def conv2d(
@@ -60,7 +26,9 @@ def conv2d(
 
     Args:
         x (Tensor): Input of shape (B, C, H, W).
-        conv (nn.Conv2d): A convolution with zero padding given as numbers.
+        conv (nn.Conv2d): A convolution with zero padding given as numbers. It
+            is called where somebody watches it or the activation, see
+            :func:`may_bypass`.
         act (nn.Module, optional): Activation. ReLU, and GELU if nothing is
             added, are part of the pass. Defaults to None.
         add (Tensor, optional): Summand of the output's shape, which may be
@@ -75,10 +43,11 @@ def conv2d(
         >>> torch.allclose(out, (conv(x) + 1).relu())
         True
     """
-    if not fuses(x, conv.weight, add):
+    name = _fused_name(act, add)
+    bypassed = (conv,) if name == 'none' else (conv, act)
+    if not fuses(x, conv.weight, add) or not may_bypass(*bypassed):
         y = conv(x) if add is None else conv(x) + add
         return y if act is None else act(y)
-    name = _fused_name(act, add)
     if _is_matrix_product(x, conv, name, add):
         y = _multiply(x, conv, name, add)
     else:
@@ -161,9 +130,9 @@ def map_slices(function: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image:
 
 
 def _fused_name(act: nn.Module | None, add: Tensor | None) -> str:
-    if isinstance(act, nn.ReLU):
+    if type(act) is nn.ReLU:
         return 'relu'
-    if isinstance(act, nn.GELU) and act.approximate == 'none' and add is None:
+    if type(act) is nn.GELU and act.approximate == 'none' and add is None:
         return 'gelu'
     return 'none'
 

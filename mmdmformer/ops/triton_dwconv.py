@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Depth-wise convolution with any set of taps, as Triton kernels.
+"""Depthwise convolution with any set of taps, as Triton kernels.
 
-A sum of depth-wise convolutions is one convolution whose taps are those of all branches, so that
+A sum of depthwise convolutions is one convolution whose taps are those of all branches, so that
 the input is read once for all. It is a torch.library operator, which torch.compile and autograd
 know. Sums are accumulated in float32 (float64 for float64), whatever the type of the input.
 
@@ -9,12 +9,14 @@ Triton's interpreter runs the kernels on a CPU where TRITON_INTERPRET=1 is set b
 is imported.
 """
 
+import math
 from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 _BLOCK_H, _BLOCK_W = 8, 32  # output positions of a program
 _MAX_SPLITS = 32  # programs that share the sum over positions for one weight's gradient
@@ -159,6 +161,36 @@ def _backward(ctx, grad):
 
 
 dwconv_taps.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _setup_weight_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_of_weight_gradient(ctx, weight):
+    # The weights' gradient is linear in the input and in the output's gradient.
+    x, grad, offsets = ctx.saved_tensors
+    grad_x = grad_grad = None
+    if ctx.needs_input_grad[0]:
+        grad_x = dwconv_taps(grad, weight.contiguous(), None, -offsets)
+    if ctx.needs_input_grad[1]:
+        grad_grad = dwconv_taps(x, weight.contiguous(), None, offsets)
+    return grad_x, grad_grad, None
+
+
+dwconv_taps_weight_gradient.register_autograd(
+    _backward_of_weight_gradient, setup_context=_setup_weight_context
+)
+
+
+@register_flop_formula(torch.ops.mmdmformer.dwconv_taps)
+def _(x_shape, weight_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * weight_shape[1]
+
+
+@register_flop_formula(torch.ops.mmdmformer.dwconv_taps_weight_gradient)
+def _(x_shape, grad_shape, offsets_shape, *args, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * offsets_shape[0]
 
 
 def _num_tiles(height: int, width: int) -> int:

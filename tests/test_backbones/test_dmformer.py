@@ -18,11 +18,15 @@ def ablation_arch(*depths):
 VARIANTS = {
     'small': (dict(arch='small'), 26_660_392, 5.036),
     'large': (dict(arch='large'), 44_983_464, 8.232),
-    'no expansion': (dict(arch=ablation_arch(2, 2, 12, 2), expand_ratio=1), 26_947_240, 4.958),
-    'single branch': (dict(kernel_sizes=(7,), dilations=(3,)), 26_181_160, 4.896),
-    'no dilation': (dict(dilations=(1, 1, 1)), 26_660_392, 5.036),
-    'no residual': (dict(residual=False), 26_660_392, 5.036),
-    'no gate': (dict(arch=ablation_arch(2, 2, 7, 2), gate=False), 26_169_640, 5.400),
+    'no expansion': (
+        dict(arch=ablation_arch(2, 2, 12, 2), mixer=dict(expand_ratio=1)),
+        26_947_240,
+        4.958,
+    ),
+    'single branch': (dict(mixer=dict(kernel_sizes=(7,), dilations=(3,))), 26_181_160, 4.896),
+    'no dilation': (dict(mixer=dict(dilations=(1, 1, 1))), 26_660_392, 5.036),
+    'no residual': (dict(mixer=dict(residual=False)), 26_660_392, 5.036),
+    'no gate': (dict(arch=ablation_arch(2, 2, 7, 2), mixer=dict(gate=False)), 26_169_640, 5.400),
 }
 
 
@@ -72,10 +76,12 @@ def test_size_of_any_variant_follows_from_the_description(kernel_sizes, gate):
     arch = dict(embed_dims=(8, 12, 16), depths=(1, 2, 3), ffn_ratios=(2, 3, 4))
     model = DMFormer(
         arch,
-        expand_ratio=3,
-        kernel_sizes=kernel_sizes,
-        dilations=(2,) * len(kernel_sizes),
-        gate=gate,
+        mixer=dict(
+            expand_ratio=3,
+            kernel_sizes=kernel_sizes,
+            dilations=(2,) * len(kernel_sizes),
+            gate=gate,
+        ),
     )
     expected = parameters_by_hand(**arch, kernel_sizes=kernel_sizes, r=3, gate=gate)
     assert num_parameters(model) == expected
@@ -182,7 +188,7 @@ def test_drop_path_rises_linearly():
 def test_out_norm_act_is_an_argument():
     names = (
         DMFormer('nano').state_dict().keys()
-        - DMFormer('nano', out_norm_act=False).state_dict().keys()
+        - DMFormer('nano', mixer=dict(out_norm_act=False)).state_dict().keys()
     )
     assert names and all('.mixer.value_norm_act.' in name for name in names)
 
@@ -196,10 +202,13 @@ def test_out_norm_act_is_an_argument():
             dict(arch=dict(embed_dims=(8,), depths=(1, 1), ffn_ratios=(1, 1))),
             'must give one number per stage',
         ),
-        (dict(kernel_sizes=(3, 5), dilations=(1,)), r'kernel_sizes=\(3, 5\) and dilations=\(1,\)'),
-        (dict(kernel_sizes=(3, 4, 7)), r'kernel_sizes=\(3, 4, 7\) must be odd'),
-        (dict(dilations=(1, 0, 3)), r'dilations=\(1, 0, 3\) must be positive'),
-        (dict(expand_ratio=0), 'expand_ratio=0 must be a positive integer'),
+        (
+            dict(mixer=dict(kernel_sizes=(3, 5), dilations=(1,))),
+            r'kernel_sizes=\(3, 5\) and dilations=\(1,\)',
+        ),
+        (dict(mixer=dict(kernel_sizes=(3, 4, 7))), r'kernel_sizes=\(3, 4, 7\) must be odd'),
+        (dict(mixer=dict(dilations=(1, 0, 3))), r'dilations=\(1, 0, 3\) must be positive'),
+        (dict(mixer=dict(expand_ratio=0)), 'expand_ratio=0 must be a positive integer'),
         (dict(drop_path_rate=1.0), 'drop_path_rate=1.0 must be'),
     ],
 )

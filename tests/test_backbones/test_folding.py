@@ -10,13 +10,15 @@ from mmdmformer.layers.folding import as_affine, compose, fold_after, fold_befor
 
 VARIANTS = {
     'plain': {},
-    'no expansion': dict(expand_ratio=1),
-    'single branch': dict(kernel_sizes=(7,), dilations=(3,)),
-    'no dilation': dict(dilations=(1, 1, 1)),
-    'no residual': dict(residual=False),
-    'no gate': dict(gate=False),
-    'no gate, residual or last norm': dict(gate=False, residual=False, out_norm_act=False),
-    'no last norm and activation': dict(out_norm_act=False),
+    'no expansion': dict(mixer=dict(expand_ratio=1)),
+    'single branch': dict(mixer=dict(kernel_sizes=(7,), dilations=(3,))),
+    'no dilation': dict(mixer=dict(dilations=(1, 1, 1))),
+    'no residual': dict(mixer=dict(residual=False)),
+    'no gate': dict(mixer=dict(gate=False)),
+    'no gate, residual or last norm': dict(
+        mixer=dict(gate=False, residual=False, out_norm_act=False)
+    ),
+    'no last norm and activation': dict(mixer=dict(out_norm_act=False)),
     'GELU': dict(act_cfg=dict(type='GELU')),
     'SyncBN': dict(norm_cfg=dict(type='SyncBN')),
     'large scales': dict(layer_scale_init_value=-1.5),

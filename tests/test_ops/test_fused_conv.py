@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmdmformer.compat import has_fused_convolutions
-from mmdmformer.ops import conv2d, fused_conv, map_slices
+from mmdmformer.ops import conv2d, fused_conv, fuses, map_slices
 
 CONVS = {
     'pointwise': nn.Conv2d(6, 8, 1),
@@ -33,7 +33,7 @@ def test_equals_the_three_steps(conv, act, add, memory_format):
             summand = summand.contiguous(memory_format=memory_format)
             expected = expected + summand
         expected = expected if act is None else act(expected)
-        assert fused_conv.fuses(x, conv.weight)
+        assert fuses(x, conv.weight)
         torch.testing.assert_close(conv2d(x, conv, act, summand), expected)
 
 

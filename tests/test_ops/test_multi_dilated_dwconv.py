@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from mmdmformer.ops import cpu_dwconv, dwconv_path, multi_dilated_dwconv, paths
+from mmdmformer.ops import backend, cpu_dwconv, dwconv_backend, multi_dilated_dwconv
 
 module = sys.modules[multi_dilated_dwconv.__module__]
 
@@ -127,21 +127,35 @@ def test_autocast_gives_half_precision():
 # The choice
 
 
-WAYS = {'reference': 'dwconv_reference', 'split': 'conv_with_split_padding', 'cpu': 'sum_dwconvs'}
+WAYS = {'reference': 'dwconv_reference', 'cpu': 'sum_dwconvs'}
 
 
-@pytest.mark.parametrize('path', WAYS)
-def test_every_forced_path_gives_the_same_and_is_left_again(path, monkeypatch):
+@pytest.mark.parametrize('name', WAYS)
+def test_every_forced_backend_gives_the_same_and_is_left_again(name, monkeypatch):
     inputs = make_inputs((3, 5, 7), channels=4, size=(9, 11))
     expected = definition(*inputs, (1, 2, 3))
     taken = []
-    for name, function in [(name, getattr(module, name)) for name in WAYS.values()]:
-        monkeypatch.setattr(module, name, lambda *a, n=name, f=function: taken.append(n) or f(*a))
-    with dwconv_path(path):
+    for way, function in [(way, getattr(module, way)) for way in WAYS.values()]:
+        monkeypatch.setattr(module, way, lambda *a, n=way, f=function: taken.append(n) or f(*a))
+    with dwconv_backend(name):
         torch.testing.assert_close(multi_dilated_dwconv(*inputs, (1, 2, 3)), expected)
-        with dwconv_path('auto'):
+        with dwconv_backend('auto'):
             multi_dilated_dwconv(*inputs, (1, 2, 3))
-    assert taken == [WAYS[path]] * (1 if path == 'cpu' else 3) + ['sum_dwconvs']
+    assert taken == [WAYS[name]] * (1 if name == 'cpu' else 3) + ['sum_dwconvs']
+
+
+def test_one_can_ask_why_and_each_choice_is_logged_once(caplog):
+    x, weights, biases = make_inputs((3, 5), dtype=torch.float32)
+    weights[0].requires_grad_()
+    assert backend.why_not('fused', x, *weights) == 'gradients are wanted'
+    assert backend.why_not('cpu', x, *weights) is None
+    backend._log_once.cache_clear()
+    with caplog.at_level('INFO', 'mmdmformer'):
+        for _ in range(2):
+            multi_dilated_dwconv(x, weights, biases, (1, 2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "multi_dilated_dwconv: torch.float32 on cpu takes the backend 'cpu'"
+    ]
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -203,12 +217,12 @@ def test_exported_graph_holds_operators_of_torch_alone():
     torch.testing.assert_close(program.module()(*inputs), multi_dilated_dwconv(*inputs, (1, 2)))
 
 
-def test_fused_path_is_refused_where_gradients_would_be_lost():
+def test_fused_backend_is_refused_where_gradients_would_be_lost():
     inputs = make_inputs((3, 5), dtype=torch.float32)
     inputs[1][0].requires_grad_()
     with (
-        dwconv_path('fused'),
-        pytest.raises(ValueError, match=r"'fused' \(MMDMFORMER_DWCONV\) is for inference"),
+        dwconv_backend('fused'),
+        pytest.raises(ValueError, match=r"'fused' \(MMDMFORMER_DWCONV\) .* gradients are"),
     ):
         multi_dilated_dwconv(*inputs, (1, 2))
 
@@ -218,9 +232,9 @@ def test_an_empty_batch():
     assert multi_dilated_dwconv(x[:0], weights, biases, (1, 2)).shape == (0, *x.shape[1:])
 
 
-def test_unknown_path_is_named(monkeypatch):
-    with pytest.raises(ValueError, match="'fast' is no way .* choose one of auto, reference"):
-        dwconv_path('fast').__enter__()
-    monkeypatch.setattr(paths, '_path', 'slow')  # as from the environment variable
-    with pytest.raises(ValueError, match=r"'slow' is no way .*\(MMDMFORMER_DWCONV\)"):
+def test_unknown_backend_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="'fast' is no backend .* choose one of auto, reference"):
+        dwconv_backend('fast').__enter__()
+    monkeypatch.setattr(backend, '_forced', 'slow')  # as from the environment variable
+    with pytest.raises(ValueError, match=r"'slow' is no backend .*\(MMDMFORMER_DWCONV\)"):
         multi_dilated_dwconv(*make_inputs((3,)), (1,))

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mmdmformer.ops import dwconv_path, multi_dilated_dwconv
+from mmdmformer.ops import dwconv_backend, multi_dilated_dwconv
 
 pytest.importorskip('triton')
 from mmdmformer.ops import triton_dwconv  # noqa: E402
@@ -28,7 +28,7 @@ def run(path, inputs, dilations, grad):
     """Output and all gradients."""
     tensors = [t.detach().clone().requires_grad_() for t in (inputs[0], *inputs[1], *inputs[2])]
     n = len(inputs[1])
-    with dwconv_path(path):
+    with dwconv_backend(path):
         out = multi_dilated_dwconv(tensors[0], tensors[1 : n + 1], tensors[n + 1 :], dilations)
     return out, *torch.autograd.grad(out, tensors, grad.to(out.dtype))
 
@@ -49,7 +49,7 @@ def test_relu_and_its_gradient():
     results = []
     for path in ('triton', 'reference'):
         tensors = [t.detach().clone().requires_grad_() for t in (x, *weights, *biases)]
-        with dwconv_path(path):
+        with dwconv_backend(path):
             out = multi_dilated_dwconv(tensors[0], tensors[1:3], tensors[3:], (1, 2), relu=True)
         assert (out == 0).any() and (out > 0).any()
         results.append((out, *torch.autograd.grad(out, tensors, grad)))
@@ -60,10 +60,10 @@ def test_relu_and_its_gradient():
 def test_any_memory_format():
     x, weights, biases = make_inputs((3, 5), (2, 3, 6, 7), torch.float64)
     strided = x.to(memory_format=torch.channels_last)
-    with dwconv_path('triton'):
+    with dwconv_backend('triton'):
         out = multi_dilated_dwconv(strided, weights, biases, (1, 2))
         sliced = multi_dilated_dwconv(x[:, :, ::2, 1:], weights, biases, (1, 2))
-    with dwconv_path('reference'):
+    with dwconv_backend('reference'):
         torch.testing.assert_close(out, multi_dilated_dwconv(x, weights, biases, (1, 2)))
         torch.testing.assert_close(
             sliced, multi_dilated_dwconv(x[:, :, ::2, 1:], weights, biases, (1, 2))
@@ -103,5 +103,5 @@ def test_gradients_by_finite_differences():
     def function(x, *parameters):
         return multi_dilated_dwconv(x, parameters[:2], parameters[2:], (2, 1))
 
-    with dwconv_path('triton'):
+    with dwconv_backend('triton'):
         assert torch.autograd.gradcheck(function, tensors, fast_mode=True)

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         metavar='MODEL',
         help='a config, with a checkpoint after it if there is one, or a backbone such as '
-        '"DMFormer(arch=\'small\', dilations=(1, 1, 1))"',
+        '"DMFormer(arch=\'small\', mixer=dict(dilations=(1, 1, 1)))"',
     )
     parser.add_argument('--titles', nargs='+', help='one for each model (default: its name)')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='images (default: noise)')

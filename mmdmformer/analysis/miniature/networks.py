@@ -51,11 +51,11 @@ def _init_cfg(layers: Sequence[str], norm: str) -> list[dict]:
 # networks' own 1e-5 and 1e-6 are for longer training.
 NETWORKS = {
     BASELINE: _dmformer((1, 1, 2, 1)),
-    'no expansion': _dmformer((1, 1, 5, 1), expand_ratio=1),
-    'single 7x7': _dmformer((1, 2, 2, 1), kernel_sizes=(7,), dilations=(3,)),
-    'no dilation': _dmformer((1, 1, 2, 1), dilations=(1, 1, 1)),
-    'no residual': _dmformer((1, 1, 2, 1), residual=False),
-    'no gate': _dmformer((1, 2, 2, 1), gate=False),
+    'no expansion': _dmformer((1, 1, 5, 1), mixer=dict(expand_ratio=1)),
+    'single 7x7': _dmformer((1, 2, 2, 1), mixer=dict(kernel_sizes=(7,), dilations=(3,))),
+    'no dilation': _dmformer((1, 1, 2, 1), mixer=dict(dilations=(1, 1, 1))),
+    'no residual': _dmformer((1, 1, 2, 1), mixer=dict(residual=False)),
+    'no gate': _dmformer((1, 2, 2, 1), mixer=dict(gate=False)),
     'VAN': _toolbox(
         'VAN',
         (16, 32, 80, 128),

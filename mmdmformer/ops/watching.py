@@ -1,0 +1,82 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Whether anybody watches a layer: the one place that decides if its weights may be used alone.
+
+A fast backend takes the weights out of layers instead of calling them. Hooks, wrappers, counters,
+pruning tools and the transforms of torch.func see called layers only, so that such a backend steps
+back wherever one of them is at work.
+"""
+
+import torch
+import torch.nn.modules.module as module_state
+from torch import nn
+from torch.autograd import forward_ad
+
+_HOOKS = '_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks'
+
+
+def may_bypass(*layers: nn.Module) -> bool:
+    """Tell whether layers may be computed from their weights, without being called.
+
+    Args:
+        *layers (nn.Module): Convolutions and activations.
+
+    Returns:
+        bool: Whether all are torch's own ``nn.Conv2d``, ``nn.ReLU`` or ``nn.GELU`` with plain
+        parameters, and nobody watches them.
+
+    Examples:
+        >>> conv = nn.Conv2d(4, 4, 3, groups=4)
+        >>> may_bypass(conv)
+        True
+        >>> handle = conv.register_forward_hook(lambda *args: None)
+        >>> may_bypass(conv)
+        False
+    """
+    return all(_is_plain(layer) for layer in layers) and not is_watched(*layers)
+
+
+def is_watched(*modules: nn.Module) -> bool:
+    """Tell whether somebody sees it, or wants to see it, when modules are called.
+
+    Args:
+        *modules (nn.Module): The modules.
+
+    Returns:
+        bool: Whether one of them has a hook or a ``forward`` of its own, or a global hook, a
+        dispatch or function mode, a function transform or forward-mode differentiation is active.
+    """
+    if any(_is_replaced_or_hooked(module) for module in modules):
+        return True
+    return not torch.compiler.is_compiling() and (is_transforming() or _is_everything_watched())
+
+
+def is_transforming() -> bool:
+    """Tell whether torch.func or forward-mode differentiation needs operators of torch's own."""
+    if torch.compiler.is_compiling():  # which follows them in the graph that it captures
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
+
+
+def _is_everything_watched() -> bool:
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or module_state._has_any_global_hook()
+    )
+
+
+def _is_replaced_or_hooked(module: nn.Module) -> bool:
+    state = module.__dict__
+    return (
+        'forward' in state
+        or module._compiled_call_impl is not None
+        or any(state[hooks] for hooks in _HOOKS)
+    )
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) in (nn.Conv2d, nn.ReLU, nn.GELU) and all(
+        p is None or type(p) is nn.Parameter for p in layer._parameters.values()
+    )
