@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..layers import (
     BackboneContract,
+    as_outputs,
     check_input_size,
     checkpoint_forward,
     normalise_out_indices,
@@ -192,6 +193,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
+        images = x
         x, size = self.patch_embed(x)
         if self.use_abs_pos_embed:
             positions = self.absolute_pos_embed
@@ -204,11 +206,11 @@ class DynamicSwin(BackboneContract, SwinTransformer):
                 x = self._run(block, x, size)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x)
-                outs.append(out.transpose(1, 2).unflatten(-1, size).contiguous())
+                outs.append(out.transpose(1, 2).unflatten(-1, size))
             if i == self.out_indices[-1]:
                 break
             x, size = stage.downsample(x, size)
-        return tuple(outs)
+        return as_outputs(outs, images)
 
     def _run(self, block: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
         if self.with_cp and torch.is_grad_enabled():

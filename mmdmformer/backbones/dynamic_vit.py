@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..layers import (
     BackboneContract,
     LayerNorm2d,
+    as_outputs,
     check_input_size,
     checkpoint_forward,
     parse_arch,
@@ -273,7 +274,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
-        image_size = x.shape[-2:]
+        images = x
         x, size = self.patch_embed(x)
         x = self._add_tokens_and_positions(x, size)
         ends = [self.stage_ends[i] for i in self.out_indices]
@@ -287,7 +288,9 @@ class DynamicViT(BackboneContract, VisionTransformer):
                 x = self.ln1(x)
             if i + 1 in ends and self.pyramid is None:
                 outs.append(self._format_output(x, size))
-        return tuple(outs) if self.pyramid is None else self._make_pyramid(x, size, image_size)
+        if self.pyramid is not None:
+            outs = self._make_pyramid(x, size, images.shape[-2:])
+        return as_outputs(outs, images)
 
     def _add_tokens_and_positions(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         if self.cls_token is not None:
@@ -314,7 +317,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
 
     def _make_pyramid(
         self, x: Tensor, size: tuple[int, int], image_size: tuple[int, int]
-    ) -> tuple[Tensor, ...]:
+    ) -> list[Tensor]:
         x = x[:, self.num_extra_tokens :].transpose(1, 2).unflatten(-1, size)
         levels = self.pyramid(x)
         outs = []
@@ -323,7 +326,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             stride = self.min_input_side * 2**i // 8
             height, width = (-(-side // stride) for side in image_size)
             outs.append(levels[i][..., :height, :width])
-        return tuple(outs)
+        return outs
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

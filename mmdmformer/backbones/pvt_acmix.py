@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..layers import (
     BackboneContract,
+    as_outputs,
     check_input_size,
     checkpoint_forward,
     normalise_out_indices,
@@ -302,6 +303,7 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
+        images = x
         outs = []
         for i in range(self.out_indices[-1] + 1):
             embed, layers, norm = self.layers[i]
@@ -314,7 +316,7 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
                 x = x.transpose(1, 2).unflatten(2, tuple(hw_shape))
             if i in self.out_indices:
                 outs.append(x)
-        return tuple(outs)
+        return as_outputs(outs, images)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..layers import (
     BackboneContract,
+    as_outputs,
     check_input_size,
     checkpoint_forward,
     normalise_out_indices,
@@ -182,13 +183,14 @@ class BottleneckResNet(BackboneContract, ResNet):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
+        images = x
         x = self.maxpool(self.relu(self.norm1(self.conv1(x))))
         outs = []
         for i, name in enumerate(self.res_layers[: self.out_indices[-1] + 1]):
             x = getattr(self, name)(x)
             if i in self.out_indices:
                 outs.append(x)
-        return tuple(outs)
+        return as_outputs(outs, images)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

@@ -10,7 +10,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..layers import Backbone, check_input_size, checkpoint_forward, parse_arch
+from ..layers import Backbone, as_outputs, check_input_size, checkpoint_forward, parse_arch
 from ..mixers.acmix import ACmix, ConvolutionPath
 from ..mixers.acmix_attention import PatchwiseAttention, QKVProjection
 
@@ -243,13 +243,14 @@ class SAN(Backbone):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
+        images = x
         outs = []
         x = self.stem(x)
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             x = stage(x)
             if i in self.out_indices:
                 outs.append(x)
-        return tuple(outs)
+        return as_outputs(outs, images)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

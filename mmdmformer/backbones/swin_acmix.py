@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..layers import (
     BackboneContract,
+    as_outputs,
     check_input_size,
     checkpoint_forward,
     normalise_out_indices,
@@ -248,6 +249,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         """
         if not torch.jit.is_tracing():
             check_input_size(x, self.min_input_side)
+        images = x
         x, hw_shape = self.patch_embed(x)
         outs = []
         for i in range(self.out_indices[-1] + 1):
@@ -258,7 +260,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x)
                 outs.append(out.transpose(1, 2).unflatten(2, tuple(hw_shape)))
-        return tuple(outs)
+        return as_outputs(outs, images)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Get the depth of a parameter for layer-wise learning-rate decay.

@@ -9,11 +9,12 @@ import torch
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmdmformer  # noqa: F401
+from mmdmformer import DMFormer
 
 DEPTHWISE = dict(activation='none', kernel='depthwise', position='relative')
 BACKBONES = {
     'DMFormer': dict(type='DMFormer', arch='nano'),
+    'MetaFormer': dict(type='MetaFormer', arch=DMFormer.arch_zoo['nano'], mixer=dict(type='DMA')),
     'DynamicViT': dict(type='DynamicViT', arch='nano', out_type='pyramid', **DEPTHWISE),
     'DynamicSwin': dict(type='DynamicSwin', arch='nano', pad_small_map=True, **DEPTHWISE),
     'BottleneckResNet': dict(type='BottleneckResNet', arch='nano'),
@@ -133,6 +134,13 @@ def test_checkpointing_keeps_fewer_activations(cfg, image):
         return sum(sizes)
 
     assert saved_bytes(True) < 0.5 * saved_bytes(False)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_outputs_are_contiguous_in_the_format_of_the_images(cfg, memory_format, image):
+    model = build(cfg, out_indices=(0, 1, 2, 3)).eval()
+    for out in model(image.contiguous(memory_format=memory_format)):
+        assert out.is_contiguous(memory_format=memory_format)
 
 
 def test_channels_last(cfg, image):
