@@ -11,7 +11,7 @@ from rich.progress import track
 
 from mmdmformer.analysis import benchmark, operator_alternatives, operator_benchmark
 from mmdmformer.engine.runtime import positive
-from mmdmformer.ops.paths import PATHS
+from mmdmformer.ops.backend import BACKENDS
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--channels-last', action='store_true')
-    parser.add_argument('--path', choices=PATHS, default='auto', help='default: %(default)s')
+    parser.add_argument('--backend', choices=BACKENDS, default='auto', help='default: %(default)s')
     parser.add_argument(
         '--threads', type=positive, help='threads on a CPU (default: one for each core)'
     )
@@ -72,7 +72,7 @@ def time_operator(args: argparse.Namespace) -> str:
             args.device,
             dtype,
             memory_format,
-            args.path,
+            args.backend,
             args.repetitions,
         )
         parts.append(operator_benchmark.make_table(rows, limits, args.backward))

@@ -230,11 +230,11 @@ def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], obje
 
 
 def _in_variant(name: str, run: Callable[[], object], device: str) -> Callable[[], object]:
-    path = 'reference' if name.endswith(REFERENCE) else 'auto'
+    backend = 'reference' if name.endswith(REFERENCE) else 'auto'
     kind = torch.device(device).type
 
     def run_in_variant() -> None:
-        with dwconv_backend(path), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
+        with dwconv_backend(backend), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
             run()
 
     return run_in_variant

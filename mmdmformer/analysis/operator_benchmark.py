@@ -49,7 +49,7 @@ def measure_operator(
     device: str = 'cpu',
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
-    path: str = 'auto',
+    backend: str = 'auto',
     repetitions: int = 7,
     stages: Sequence[tuple[int, int]] = STAGES,
 ) -> list[Row]:
@@ -63,7 +63,7 @@ def measure_operator(
         dtype (torch.dtype): Type of input and parameters.
             Defaults to float32.
         memory_format (torch.memory_format): Of the input.
-        path (str): Of :func:`~mmdmformer.ops.dwconv_backend`.
+        backend (str): Of :func:`~mmdmformer.ops.dwconv_backend`.
             Defaults to 'auto'.
         repetitions (int): How often each is measured. Defaults to 7.
         stages (Sequence[tuple[int, int]]): Channels and side of the maps.
@@ -75,7 +75,7 @@ def measure_operator(
     rows = []
     for channels, side in stages:
         inputs = make_inputs(batch, channels, side, device, dtype, memory_format, backward)
-        runs = [_make_run(inputs, name, backward) for name in ('reference', path)]
+        runs = [_make_run(inputs, name, backward) for name in ('reference', backend)]
         theirs, ours = interleave(runs, repetitions, device)
         shape = (batch, channels, side, side)
         bytes_moved = 2 * inputs[0].nbytes
@@ -120,12 +120,12 @@ def make_inputs(
     return x, weights, biases
 
 
-def _make_run(inputs, path: str, backward: bool) -> Callable[[], object]:
+def _make_run(inputs, backend: str, backward: bool) -> Callable[[], object]:
     x, weights, biases = inputs
     grad = torch.randn_like(x)
 
     def forward() -> Tensor:
-        with dwconv_backend(path):
+        with dwconv_backend(backend):
             return multi_dilated_dwconv(x, weights, biases, DILATIONS)
 
     def forward_and_backward() -> None:

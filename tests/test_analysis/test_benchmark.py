@@ -10,7 +10,7 @@ from torch import nn
 
 from mmdmformer.analysis import benchmark
 from mmdmformer.analysis.benchmark import Case, Measurement
-from mmdmformer.ops.paths import current_path
+from mmdmformer.ops.backend import forced_backend
 
 CASES = [Case('inference', 2, 32, 64), Case('training', 2, 32, 64)]
 
@@ -101,7 +101,7 @@ def test_variants_are_what_their_names_say(monkeypatch):
     class Spy(Sleeper):
         def forward(self, x):
             seen.append(
-                (current_path(), torch.compiler.is_compiling(), torch.is_autocast_enabled('cpu'))
+                (forced_backend(), torch.compiler.is_compiling(), torch.is_autocast_enabled('cpu'))
             )
             return super().forward(x)
 
