@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import nn
 
-from mmdmformer.analysis.reliability.training import damage_checkpoints, full_disk
+from faults.training import damage_checkpoints, full_disk
 from mmdmformer.compat.checkpoint import CheckpointError
 from mmdmformer.engine.checkpoints import (
     DurableLocalBackend,
