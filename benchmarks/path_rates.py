@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
+from mmdmformer.checkpoints import find_weights, read_checkpoint
 from mmdmformer.engine import runtime
-from mmdmformer.engine.pretrained import find_weights
 from mmdmformer.engine.runtime import UsageError
 
 NAMES = ('.rates.alpha', '.rates.beta')
@@ -55,7 +54,7 @@ def read_path_rates(checkpoint: str | Path) -> list[PathRates]:
     """
     if '://' not in str(checkpoint) and not Path(checkpoint).is_file():
         raise UsageError(f'checkpoint {checkpoint} does not exist: check the path.')
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu', 'silent')
+    content = read_checkpoint(checkpoint)
     rates = find_path_rates(find_weights(content))
     if not rates:
         raise UsageError(

@@ -19,8 +19,8 @@ from PIL import Image
 
 from mmdmformer.analysis.loaded_model import TASKS
 from mmdmformer.analysis.pictures import read_image
+from mmdmformer.checkpoints import load_complete
 from mmdmformer.datasets.bad_input import BadInputError
-from mmdmformer.engine.complete_weights import load_complete
 from mmdmformer.engine.runtime import UsageError, check_checkpoint, read_config_file
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')

@@ -18,12 +18,11 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from . import backbones
+from .checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint
 from .engine.model import without_init_log
-from .engine.pretrained import CheckedPretrainedInit, find_weights
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
@@ -364,7 +363,7 @@ def _load_features(backbone: nn.Module, classifiers: nn.Module, checkpoint: str)
 
 
 def _load(model: Classifier, checkpoint: str) -> None:
-    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
+    content = read_checkpoint(checkpoint)
     weight = find_weights(content).get('head.fc.weight')
     ours = getattr(model.head.fc, 'weight', None)
     if weight is not None and (ours is None or len(weight) != len(ours)):

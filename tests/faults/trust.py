@@ -25,12 +25,17 @@ from mmengine.runner import CheckpointLoader
 
 from mmdmformer import test, train
 from mmdmformer.analysis.loaded_model import load_model
-from mmdmformer.compat.checkpoint import CheckpointError
+from mmdmformer.checkpoints import (
+    CheckpointError,
+    convert_checkpoint,
+    fold_checkpoint,
+    publish,
+    swin_acmix,
+    timm_names,
+)
 from mmdmformer.datasets.archives import ArchiveError, open_archive, unpack
 from mmdmformer.deploy.networks import build_network
-from mmdmformer.engine import swin_acmix_checkpoint, timm_checkpoint
-from mmdmformer.engine.deploy import fold_checkpoint
-from mmdmformer.engine.publish import publish
+from mmdmformer.engine.model import build_model
 from mmdmformer.engine.variables import read_config
 from mmdmformer.models import get_model
 
@@ -130,7 +135,7 @@ def _initialise(kind: str, folder: Path, file: Path) -> str:
 
 def _fold(folder: Path, file: Path) -> str:
     cfg = read_config(_config(folder)[0], {})
-    return _told(fold_checkpoint, cfg, str(file), folder / 'out.pth')
+    return _told(fold_checkpoint, build_model(cfg), str(file), folder / 'out.pth')
 
 
 def _export(folder: Path, file: Path) -> str:
@@ -170,9 +175,11 @@ _WAYS_IN = dict(
     test=lambda folder, file: _run(test.main, _config(folder)[0], str(file), *_config(folder)[1:]),
     fold=_fold,
     publish=lambda folder, file: _told(publish, str(file), folder / 'out.pth'),
-    rename=lambda folder, file: _told(timm_checkpoint.convert_checkpoint, file, folder / 'out.pth'),
+    rename=lambda folder, file: _told(
+        convert_checkpoint, file, folder / 'out.pth', timm_names.exchange_names
+    ),
     acmix=lambda folder, file: _told(
-        swin_acmix_checkpoint.convert_checkpoint, file, folder / 'out.pth'
+        convert_checkpoint, file, folder / 'out.pth', swin_acmix.from_authors
     ),
     get_model=lambda folder, file: _told(get_model, 'dmformer_nano', str(file)),
     draw=lambda folder, file: _told(load_model, _config(folder)[0], str(file)),

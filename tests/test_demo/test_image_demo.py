@@ -13,8 +13,8 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+from mmdmformer.checkpoints import CheckpointError
 from mmdmformer.datasets.bad_input import BadInputError
-from mmdmformer.engine.complete_weights import CheckpointError
 from mmdmformer.engine.model import build_model, save_untrained
 from mmdmformer.engine.runtime import UsageError
 from predictions import Predictor, find_images

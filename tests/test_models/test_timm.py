@@ -15,9 +15,8 @@ from timm.utils import ModelEmaV3
 
 import mmdmformer.timm_models  # noqa: F401  (puts them into timm's registry)
 from mmdmformer import get_model, list_models
-from mmdmformer.compat.checkpoint import CheckpointError
+from mmdmformer.checkpoints import CheckpointError, convert_checkpoint, timm_names
 from mmdmformer.engine.model import build_model
-from mmdmformer.engine.timm_checkpoint import convert_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = list_models('*nano*')
@@ -32,6 +31,12 @@ def images():
 def build(name, **kwargs):
     torch.manual_seed(0)
     return timm.create_model(name, **kwargs)
+
+
+def convert(source, out):
+    """Whose names the file that is written has."""
+    written = convert_checkpoint(source, out, timm_names.exchange_names)
+    return timm_names.names_of(written['state_dict'])
 
 
 def randomise(model):
@@ -176,12 +181,12 @@ def assert_same(a, b):
 def test_there_and_back(averaged, tmp_path, images):
     plain, average, content, path = averaged
     there, back = tmp_path / 'timm.pth', tmp_path / 'mmpretrain.pth'
-    assert convert_checkpoint(str(path), there) == 'timm'
+    assert convert(str(path), there) == 'timm'
     for use_ema, reference in ((True, average), (False, plain)):
         model = build('dmformer_nano', num_classes=10).eval()
         load_checkpoint(model, str(there), use_ema=use_ema)
         torch.testing.assert_close(model(images), logits(reference, images), rtol=1e-6, atol=1e-6)
-    assert convert_checkpoint(str(there), back) == 'mmpretrain'
+    assert convert(str(there), back) == 'mmpretrain'
     again = torch.load(back)
     assert_same(again['state_dict'], content['state_dict'])
     assert_same(again['ema_state_dict'], content['ema_state_dict'])
@@ -197,10 +202,10 @@ def test_a_model_trained_with_timm_loads_by_name(name, tmp_path, images):
         optimizer={},
     )
     torch.save(content, tmp_path / 'last.pth.tar')
-    convert_checkpoint(str(tmp_path / 'last.pth.tar'), tmp_path / 'w.pth')
+    convert(str(tmp_path / 'last.pth.tar'), tmp_path / 'w.pth')
     ours = get_model(name, pretrained=tmp_path / 'w.pth', num_classes=10).eval()
     assert torch.equal(ours(images), model(images))
-    convert_checkpoint(str(tmp_path / 'w.pth'), tmp_path / 'again.safetensors')
+    convert(str(tmp_path / 'w.pth'), tmp_path / 'again.safetensors')
     again = build(name, num_classes=10).eval()
     load_checkpoint(again, str(tmp_path / 'again.safetensors'))
     assert torch.equal(again(images), model(images))
@@ -221,19 +226,19 @@ def test_a_model_trained_with_timm_loads_by_name(name, tmp_path, images):
 def test_unknown_names_are_refused(names, message, tmp_path):
     torch.save({'state_dict': {n: torch.ones(1) for n in names}}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=message):
-        convert_checkpoint(str(tmp_path / 'w.pth'), tmp_path / 'out.pth')
+        convert(str(tmp_path / 'w.pth'), tmp_path / 'out.pth')
     assert not (tmp_path / 'out.pth').exists()
 
 
 def test_averages_do_not_fit_into_safetensors(averaged, tmp_path):
     with pytest.raises(ValueError, match='one set of weights, and this checkpoint has state_dict_'):
-        convert_checkpoint(str(averaged[-1]), tmp_path / 'w.safetensors')
+        convert(str(averaged[-1]), tmp_path / 'w.safetensors')
 
 
 def test_converter_runs_no_code(tmp_path):
     torch.save({'state_dict': {}, 'hook': print}, tmp_path / 'w.pth')
     with pytest.raises(CheckpointError, match='Refused to load'):
-        convert_checkpoint(str(tmp_path / 'w.pth'), tmp_path / 'out.pth')
+        convert(str(tmp_path / 'w.pth'), tmp_path / 'out.pth')
 
 
 def test_tool(averaged, python, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / 'tests' / name) for name in ('test_packaging', 'test_engine')]
+sys.path += [str(ROOT / 'tests' / name) for name in ('test_packaging', 'test_checkpoints')]
 from test_docs import OPTIONS_OF, PAGES, commands  # noqa: E402
 from test_swin_acmix_checkpoint import authors_weights  # noqa: E402
 
@@ -31,7 +31,7 @@ NODES = f'{LAUNCHERS}::test_several_machines_without_slurm'
 SLURM = f'{LAUNCHERS}::test_slurm_job_trains_on_two_nodes'
 MINIATURE = 'test_benchmarks/test_miniature.py::test_tool_goes_on_after_an_interruption'
 EXPORT = 'test_deploy/test_export.py'
-PUBLISH = 'test_engine/test_publish.py::test_tool'
+PUBLISH = 'test_checkpoints/test_publish.py::test_tool'
 DEMO = 'test_demo/test_image_demo.py::test_demo_names_what_it_skips'
 CAM = 'test_analysis/test_cam.py::test_tool_draws_models_side_by_side'
 CURVES = 'test_analysis/test_curves.py::test_tool'

@@ -13,14 +13,14 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from faults.training import damage_checkpoints, full_disk
-from mmdmformer.compat.checkpoint import CheckpointError
-from mmdmformer.engine.checkpoints import (
+from mmdmformer.checkpoints import (
+    CheckpointError,
     DurableLocalBackend,
-    SafeCheckpointHook,
     check_intact,
     find_checkpoint,
     point_to,
 )
+from mmdmformer.engine.checkpoint_hook import SafeCheckpointHook
 
 
 def save(path, age=0):

@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from faults.training import spoil_gradients
-from mmdmformer.engine.checkpoints import find_checkpoint
+from mmdmformer.checkpoints import find_checkpoint
 from mmdmformer.engine.finite import NonFiniteError, first_non_finite_layer
 from mmdmformer.engine.runner import GuardedRunner
 

@@ -11,14 +11,14 @@ import torch
 from mmengine.fileio import get
 from torch import Tensor
 
-from .checkpoint import CheckpointError
+from ..compat.checkpoint import CheckpointError
 
 SUFFIX = '.safetensors'
 _META = 'meta'  # the key of what mmengine's checkpoints hold beside the weights, as JSON
 
 
-def dumps(content: Mapping[str, Any]) -> bytes:
-    """Serialise a checkpoint.
+def to_bytes(content: Mapping[str, Any]) -> bytes:
+    """Serialize a checkpoint.
 
     Args:
         content (Mapping): ``state_dict``, and ``meta``, of which is kept what
@@ -31,8 +31,8 @@ def dumps(content: Mapping[str, Any]) -> bytes:
         CheckpointError: If safetensors is not installed.
 
     Examples:
-        >>> data = dumps(dict(state_dict={'w': torch.ones(2)}, meta=dict(classes=('a', 'b'))))
-        >>> loads(data, 'x.safetensors')
+        >>> data = to_bytes(dict(state_dict={'w': torch.ones(2)}, meta=dict(classes=('a', 'b'))))
+        >>> from_bytes(data, 'x.safetensors')
         {'meta': {'classes': ['a', 'b']}, 'state_dict': {'w': tensor([1., 1.])}}
     """
     # Tensors of a file must be contiguous and must not share memory.
@@ -45,7 +45,7 @@ def dumps(content: Mapping[str, Any]) -> bytes:
     return _library('write').save(tensors, metadata)
 
 
-def read(filename: str, map_location: Any = None) -> dict[str, Any]:
+def read_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint.
 
     Args:
@@ -61,14 +61,14 @@ def read(filename: str, map_location: Any = None) -> dict[str, Any]:
             installed.
         FileNotFoundError: If there is no such file.
     """
-    content = loads(get(filename), filename)
+    content = from_bytes(get(filename), filename)
     if isinstance(map_location, (str, torch.device)):
         weights = content['state_dict']
         content['state_dict'] = {k: tensor.to(map_location) for k, tensor in weights.items()}
     return content
 
 
-def loads(data: bytes, filename: str) -> dict[str, Any]:
+def from_bytes(data: bytes, filename: str) -> dict[str, Any]:
     """Read a checkpoint from the bytes of a file, whose name is for errors."""
     library = _library(f'read {filename}')
     try:

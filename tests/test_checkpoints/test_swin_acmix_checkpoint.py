@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from mmdmformer import SwinACmix
-from mmdmformer.compat.checkpoint import CheckpointError
-from mmdmformer.engine.swin_acmix_checkpoint import convert_checkpoint, convert_swin_acmix
+from mmdmformer.checkpoints import CheckpointError, convert_checkpoint
+from mmdmformer.checkpoints.swin_acmix import from_authors, rename_weights
 
 CHANNELS, DEPTHS, HEADS, WINDOW = 16, (2, 2, 2, 1), (1, 2, 4, 8), 7
 
@@ -129,7 +129,7 @@ def authors_network(w, image):
 
 def test_converted_weights_give_the_authors_output():
     weights = authors_weights()
-    converted = convert_swin_acmix(weights)
+    converted = rename_weights(weights)
     model = SwinACmix('nano').double().eval()
     backbone = {
         name.removeprefix('backbone.'): value
@@ -149,11 +149,11 @@ def test_converted_weights_give_the_authors_output():
 def test_a_file_becomes_a_pretrained_backbone(tmp_path):
     weights = authors_weights()
     torch.save(dict(model=weights, epoch=299), tmp_path / 'theirs.pth')
-    written = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
+    written = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', from_authors)
     checkpoint = str(tmp_path / 'ours.pth')
     model = SwinACmix('nano', init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
     model.init_weights()
-    assert written == len(model.state_dict()) + 2
+    assert len(written['state_dict']) == len(model.state_dict()) + 2
     rate = model.stages[2].blocks[1].attn.acmix.rates.beta
     torch.testing.assert_close(
         rate.data.double(), weights['layers.2.blocks.1.attn.rate2'].float().double()
@@ -165,11 +165,11 @@ def test_other_checkpoints_are_refused(tmp_path):
         dict(model={'layers.0.blocks.0.attn.qkv.weight': torch.zeros(1)}), tmp_path / 'x.pth'
     )
     with pytest.raises(ValueError, match='no tensor layers.*rate1: give a Swin-ACmix'):
-        convert_checkpoint(tmp_path / 'x.pth', tmp_path / 'y.pth')
+        convert_checkpoint(tmp_path / 'x.pth', tmp_path / 'y.pth', from_authors)
     assert not (tmp_path / 'y.pth').exists()
 
 
 def test_checkpoints_with_code_are_not_run(tmp_path):
     torch.save(dict(model={}, config=pytest.raises), tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match='Refused to load .* which would run code'):
-        convert_checkpoint(tmp_path / 'x.pth', tmp_path / 'y.pth')
+        convert_checkpoint(tmp_path / 'x.pth', tmp_path / 'y.pth', from_authors)

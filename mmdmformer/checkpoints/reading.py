@@ -1,7 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints as others shall have them: weights alone, with a hash in the name."""
+"""Reading checkpoints, without running code that they hold, and finding the weights in them."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,51 +8,39 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from .checkpoints import DurableLocalBackend
-from .pretrained import find_weights
-from .weight_files import SUFFIXES, serialise
+from ..compat.checkpoint import register_reader
+from .safetensors_file import SUFFIX, read_safetensors
 
-_HASH_LENGTH = 8  # as torch.hub expects it, between the last '-' and the suffix
+# Where training codes keep the weights; an exponential moving average comes first. (mmengine's EMA
+# hook itself swaps the average into 'state_dict'.)
+WEIGHT_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict')
+
+register_reader(SUFFIX, read_safetensors)
 
 
-def publish(source: str, out: str | Path, ema: bool | None = None) -> list[Path]:
-    """Write a checkpoint's weights as .pth and as .safetensors.
-
-    All states of training are left out. ``meta`` (config, classes, versions)
-    stays; .safetensors has of it what JSON can express.
+def read_checkpoint(source: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
 
     Args:
-        source (str): File or URL of the checkpoint of a run.
-        out (str | Path): Name to write, such as ``dmformer-s.pth``; the first
-            8 digits of each file's SHA-256 follow the stem.
-        ema (bool, optional): Whether to take the averaged weights instead of
-            the plain ones. It must be said where a checkpoint has both.
-            Defaults to None.
+        source (str | Path): File or URL; .safetensors and all that ``torch.save`` writes.
 
     Returns:
-        list[Path]: The files.
+        dict: Its content.
 
     Raises:
-        CheckpointError: If the source cannot be read, or safetensors is not
-            installed.
-        ValueError: If the weights are not there or the choice is missing, or
-            the source would be overwritten.
+        CheckpointError: If it cannot be read, or would run code.
+        FileNotFoundError: If there is no such file.
     """
-    out = Path(out)
-    out = out.with_suffix('') if out.suffix in SUFFIXES else out
-    content = CheckpointLoader.load_checkpoint(source, 'cpu', 'silent')
-    published = dict(meta=_meta(content), state_dict=choose_weights(content, ema))
-    files = {}
-    for suffix in SUFFIXES:
-        data = serialise(published, suffix)
-        digest = hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
-        files[out.with_name(f'{out.name}-{digest}{suffix}')] = data
-    for path in files:
-        if path.exists() and path.resolve() == Path(source).resolve():
-            raise ValueError(f'{source} is what publishing it would write: choose another name.')
-    for path, data in files.items():
-        DurableLocalBackend().put(data, path)
-    return list(files)
+    return CheckpointLoader.load_checkpoint(str(source), 'cpu', 'silent')
+
+
+def find_weights(content: Mapping) -> dict[str, Tensor]:
+    """The tensors in a checkpoint's content, wherever its training code put them."""
+    for key in WEIGHT_CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def choose_weights(content: Mapping[str, Any], ema: bool | None) -> dict[str, Tensor]:
@@ -100,8 +87,3 @@ def choose_weights(content: Mapping[str, Any], ema: bool | None) -> dict[str, Te
         return find_weights({k: v for k, v in content.items() if k not in beside})
     plain = {name.removeprefix('module.'): value for name, value in swapped.items()}
     return {name: plain.get(name, value) for name, value in weights.items()}
-
-
-def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
-    meta = content.get('meta')
-    return dict(meta) if isinstance(meta, Mapping) else {}

@@ -12,9 +12,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-# Where training codes keep the weights; an exponential moving average comes first. (mmengine's EMA
-# hook itself swaps the average into 'state_dict'.)
-WEIGHT_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict')
+from .reading import find_weights
 
 
 @WEIGHT_INITIALIZERS.register_module(name='CheckedPretrained')
@@ -124,15 +122,6 @@ class CheckedPretrainedInit:
                 f"{ranking[1][0]!r}: choose one with init_cfg's prefix."
             )
         return ranking[0][0]
-
-
-def find_weights(content: Mapping) -> dict[str, Tensor]:
-    """The tensors in a checkpoint's content, wherever its training code put them."""
-    for key in WEIGHT_CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _count_matches_by_prefix(names: Collection[str], keys: Collection[str]) -> Counter:

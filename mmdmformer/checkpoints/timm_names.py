@@ -9,15 +9,12 @@ in ``state_dict`` and the average in ``state_dict_ema``.
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from .pretrained import find_weights
-from .weight_files import save_checkpoint
+from .reading import find_weights
 
 BACKBONE, HEAD = 'backbone.', 'head.fc.'
 # The first parts of all names in the networks here.
@@ -30,29 +27,23 @@ _AVERAGED = 'module.'  # mmengine's prefix in ema_state_dict
 _KEPT = 'meta', 'arch', 'epoch'  # beside the weights, where they are
 
 
-def convert_checkpoint(source: str | Path, out: str | Path) -> str:
-    """Write a classifier's checkpoint under the other library's names.
+def exchange_names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a classifier's checkpoint the other library's names.
 
-    Only weights and their averages are kept, no state of an optimiser.
+    Only weights and their averages are kept, no state of an optimizer.
 
     Args:
-        source (str | Path): File or URL; its names tell which library's they are.
-        out (str | Path): File to write, .pth or .safetensors.
+        content (Mapping): A checkpoint's content; its names tell which library's they are.
 
     Returns:
-        str: ``'timm'`` or ``'mmpretrain'``, whose names ``out`` has.
+        dict: The content for the other library.
 
     Raises:
-        CheckpointError: If the source cannot be read.
-        ValueError: If a name belongs to no classifier here, or a .safetensors
-            file would need to hold averages as well.
+        ValueError: If a name belongs to no classifier here.
     """
-    content = CheckpointLoader.load_checkpoint(str(source), 'cpu', 'silent')
     style = names_of(_without_wrappers(find_weights(content)))
     converted = to_timm(content) if style == 'mmpretrain' else to_mmpretrain(content)
-    converted |= {key: content[key] for key in _KEPT if key in content}
-    save_checkpoint(converted, out)
-    return 'timm' if style == 'mmpretrain' else 'mmpretrain'
+    return converted | {key: content[key] for key in _KEPT if key in content}
 
 
 def names_of(names: Collection[str]) -> str:

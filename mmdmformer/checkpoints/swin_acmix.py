@@ -3,10 +3,11 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from mmengine.runner import CheckpointLoader, save_checkpoint
 from torch import Tensor
+
+from .reading import find_weights
 
 # What is computed, not learned.
 LEFT_OUT = re.compile(r'attn_mask$|relative_position_index$')
@@ -26,7 +27,22 @@ RENAMED = (
 )
 
 
-def convert_swin_acmix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_authors(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a checkpoint that the authors released this package's names.
+
+    Args:
+        content (Mapping): The content of their file.
+
+    Returns:
+        dict: ``state_dict`` and an empty ``meta``.
+
+    Raises:
+        ValueError: If it is no checkpoint of Swin-ACmix.
+    """
+    return dict(meta={}, state_dict=rename_weights(find_weights(content)))
+
+
+def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a Swin-ACmix classifier that the authors released.
 
     The downsampling layers' inputs are reordered too: the authors put the four
@@ -44,7 +60,7 @@ def convert_swin_acmix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Examples:
         >>> import torch
-        >>> convert_swin_acmix({'layers.0.blocks.1.attn.rate1': torch.tensor([0.5])})
+        >>> rename_weights({'layers.0.blocks.1.attn.rate1': torch.tensor([0.5])})
         {'backbone.stages.0.blocks.1.attn.acmix.rates.alpha': tensor([0.5000])}
     """
     if not any(name.endswith('.attn.rate1') for name in weights):
@@ -71,25 +87,3 @@ def _reorder_neighbours(value: Tensor) -> Tensor:
     # The authors' order of the neighbours is by column, mmpretrain's by row.
     value = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return value.transpose(-1, -2).flatten(-2)
-
-
-def convert_checkpoint(checkpoint: str | Path, out: str | Path) -> int:
-    """Convert a checkpoint file that the authors released.
-
-    Args:
-        checkpoint (str | Path): Their file.
-        out (str | Path): File to write.
-
-    Returns:
-        int: How many tensors were written.
-
-    Raises:
-        CheckpointError: If it cannot be read.
-        ValueError: If it is no checkpoint of Swin-ACmix.
-    """
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu', 'silent')
-    weights = content.get('model', content)
-    converted = convert_swin_acmix({k: v for k, v in weights.items() if isinstance(v, Tensor)})
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(dict(meta={}, state_dict=converted), str(out))
-    return len(converted)

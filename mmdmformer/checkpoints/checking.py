@@ -1,15 +1,49 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Loading of a whole model that cannot leave a part of it untrained."""
+"""Checking checkpoints: that a file is intact, and that it gives every tensor of a model."""
 
 import logging
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..compat.checkpoint import CheckpointError
+
+
+def check_intact(path: str | Path) -> None:
+    """Compare a local checkpoint with the checksums that ``torch.save`` put into it.
+
+    Args:
+        path (str | Path): The checkpoint; one in torch's oldest format, which has no checksums, and
+            an address are left to the loader.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    path = Path(path)
+    with path.open('rb') as file:
+        if file.read(2) not in (b'PK', b''):
+            return
+    damage = find_damage(path)
+    if damage is not None:
+        raise CheckpointError(
+            f"checkpoint '{path}' is damaged ({damage}): restore it, or use an older one."
+        )
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a file of ``torch.save``, in words; None if it is intact."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # a damaged header fails in many ways
+        reason = ' '.join(str(error).split()) or 'no reason given'
+        return f'{type(error).__name__}: {reason}'
+    return None if broken is None else f'the checksum of {broken} is wrong'
 
 
 @contextmanager

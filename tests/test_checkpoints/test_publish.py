@@ -12,11 +12,9 @@ import torch
 from mmengine.config import Config
 
 from mmdmformer import DMFormer, get_model
-from mmdmformer.compat import safetensors_file
-from mmdmformer.compat.checkpoint import CheckpointError
-from mmdmformer.engine.deploy import fold_checkpoint
+from mmdmformer.checkpoints import CheckpointError, fold_checkpoint, publish
+from mmdmformer.checkpoints.safetensors_file import read_safetensors
 from mmdmformer.engine.model import build_model
-from mmdmformer.engine.publish import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/mini/dmformer-nano_mini-imagenet.py'
@@ -86,7 +84,7 @@ def test_plain_or_averaged_weights(run, tmp_path):
     for ema, expected in ((True, averaged), (False, plain)):
         for path in publish(str(source), tmp_path / 'w', ema):
             reads = dict.fromkeys(['.pth'], torch.load)
-            read = reads.get(path.suffix, lambda p: safetensors_file.read(str(p)))
+            read = reads.get(path.suffix, lambda p: read_safetensors(str(p)))
             assert_same(read(path)['state_dict'], expected)
     with pytest.raises(ValueError, match='plain and averaged weights: say --ema'):
         publish(str(source), tmp_path / 'w')
@@ -130,7 +128,7 @@ def test_everything_loads_both_files(run, published, tmp_path):
         model = get_model('dmformer_nano', pretrained=path, num_classes=10).eval()
         logits.append(model(images))
         out = tmp_path / f'{path.suffix[1:]}-folded.pth'
-        fold_checkpoint(Config.fromfile(CONFIG), str(path), out)
+        fold_checkpoint(build_model(Config.fromfile(CONFIG)), str(path), out)
         folded = get_model('dmformer_nano', pretrained=out, num_classes=10, deploy=True).eval()
         torch.testing.assert_close(folded(images), logits[-1], rtol=1e-4, atol=1e-4)
     assert torch.equal(*logits)

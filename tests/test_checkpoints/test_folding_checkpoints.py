@@ -10,8 +10,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmdmformer.compat.checkpoint import CheckpointError
-from mmdmformer.engine.deploy import fold_checkpoint
+from mmdmformer.checkpoints import CheckpointError, fold_checkpoint
 from mmdmformer.engine.model import build_model
 
 MINI = Path(__file__).parents[2] / 'configs/mini'
@@ -76,7 +75,7 @@ def read(path):
 def test_same_predictions_before_and_after(path, tmp_path):
     cfg = read(path)
     plain = save_with_statistics(cfg, tmp_path / 'plain.pth')
-    fold_checkpoint(cfg, str(tmp_path / 'plain.pth'), tmp_path / 'new' / 'folded.pth')
+    fold_checkpoint(build_model(cfg), str(tmp_path / 'plain.pth'), tmp_path / 'new' / 'folded.pth')
     cfg.model.backbone.deploy = True
     folded = build_model(cfg).eval()
     load_checkpoint(folded, str(tmp_path / 'new' / 'folded.pth'), strict=True)
@@ -93,15 +92,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
     other = Config.fromfile(LEAVES[0])
     other.model.head.num_classes = 7
     with pytest.raises(CheckpointError, match=r'plain\.pth does not fit the model of the config'):
-        fold_checkpoint(other, str(tmp_path / 'plain.pth'), tmp_path / 'folded.pth')
+        fold_checkpoint(build_model(other), str(tmp_path / 'plain.pth'), tmp_path / 'folded.pth')
     cfg.model.backbone.deploy = True
     with pytest.raises(ValueError, match='is folded already'):
-        fold_checkpoint(cfg, str(tmp_path / 'plain.pth'), tmp_path / 'folded.pth')
+        fold_checkpoint(build_model(cfg), str(tmp_path / 'plain.pth'), tmp_path / 'folded.pth')
     assert not (tmp_path / 'folded.pth').exists()
 
 
 def test_other_backbones_have_no_folded_form(tmp_path):
     cfg = read(LEAVES[0])
     cfg.model.backbone = dict(type='mmpretrain.ResNet', depth=18)
-    with pytest.raises(ValueError, match='has no backbone with a folded form'):
-        fold_checkpoint(cfg, 'unused.pth', tmp_path / 'folded.pth')
+    with pytest.raises(ValueError, match='a ImageClassifier with ResNet has no folded form'):
+        fold_checkpoint(build_model(cfg), 'unused.pth', tmp_path / 'folded.pth')
