@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
 
-from mmdmformer import test, train
+from mmdmformer import get_model, test, train
 from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.checkpoints import (
     CheckpointError,
@@ -37,7 +37,6 @@ from mmdmformer.datasets.archives import ArchiveError, open_archive, unpack
 from mmdmformer.deploy.networks import build_network
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.variables import read_config
-from mmdmformer.models import get_model
 
 from . import Outcome, fault
 from .cases import Loss, run_cases

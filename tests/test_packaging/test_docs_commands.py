@@ -24,7 +24,7 @@ HERE = 'test_packaging/test_docs_commands.py'
 COMMANDS = 'test_packaging/test_commands.py'
 TRAIN_TEST = 'test_tools/test_train_test.py'
 LAUNCHERS = 'test_tools/test_launchers.py'
-DOCTOR = 'test_engine/test_doctor.py'
+DOCTOR = 'test_tools/test_doctor.py'
 MAKE = f'{COMMANDS}::test_command_leads_to_its_program_through_set_up'
 SETTINGS = 'test_packaging/test_docs.py::test_settings_are_those_of_the_config'
 NODES = f'{LAUNCHERS}::test_several_machines_without_slurm'
@@ -103,7 +103,7 @@ RUN_BY = {
     'test_folded_checkpoint_gives_the_same_predictions',
     'tools/model_converters/publish.py': PUBLISH,
     'tools/model_converters/publish.py --ema': PUBLISH,
-    'tools/model_converters/timm_names.py': 'test_models/test_timm.py::test_tool',
+    'tools/model_converters/timm_names.py': 'test_apis/test_timm.py::test_tool',
     'tools/deploy/export_torch.py': f'{EXPORT}::test_tools',
     'tools/deploy/export_onnx.py': f'{EXPORT}::test_tools',
     'tools/deploy/export_onnx.py --sizes': f'{EXPORT}::test_tools',

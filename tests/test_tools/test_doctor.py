@@ -14,7 +14,7 @@ import torch
 
 from mmdmformer.compat import environment, mmcv_ops, report
 from mmdmformer.datasets.layouts import ADE20K, COCO, IMAGENET, LAYOUTS, MINI, Files, Instances
-from mmdmformer.engine.doctor import examine
+from mmdmformer.doctor import examine
 
 REPOSITORY = Path(__file__).parents[2]
 DOCTOR = REPOSITORY / 'tools/doctor.py'

@@ -13,7 +13,7 @@ from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-import mmdmformer.timm_models  # noqa: F401  (puts them into timm's registry)
+import mmdmformer.apis.timm_models  # noqa: F401  (puts them into timm's registry)
 from mmdmformer import get_model, list_models
 from mmdmformer.checkpoints import CheckpointError, convert_checkpoint, timm_names
 from mmdmformer.engine.model import build_model
@@ -253,7 +253,7 @@ def test_tool(averaged, python, tmp_path):
 
 
 def test_without_timm_the_import_says_so(bare_python, tmp_path):
-    code = "import sys\nsys.modules['timm'] = None\nimport mmdmformer.timm_models\n"
+    code = "import sys\nsys.modules['timm'] = None\nimport mmdmformer.apis.timm_models\n"
     (tmp_path / 'p.py').write_text(code)
     result = bare_python(tmp_path / 'p.py', cwd=tmp_path)
     assert 'timm is needed to put models into its registry and not installed' in result.stderr

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import backbones, models
-from .engine.model import without_init_log
+from .. import backbones
+from ..engine.model import without_init_log
+from . import models
 
 try:
     from timm.models import (

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmdmformer import get_model, list_models
+from mmdmformer.apis import data_settings
 from mmdmformer.engine.model import build_model
-from mmdmformer.models import data_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = {

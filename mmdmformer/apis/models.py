@@ -20,9 +20,9 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from . import backbones
-from .checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint
-from .engine.model import without_init_log
+from .. import backbones
+from ..checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint
+from ..engine.model import without_init_log
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
@@ -305,7 +305,7 @@ def backbone_settings(name: str) -> dict[str, Any]:
 @functools.cache
 def _config_files() -> dict[str, Path]:
     # In the checkout, or beside the installed package.
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     places = package / '.mim/configs', package.parent / 'configs'
     folder = next((place for place in places if place.is_dir()), places[0])
     files = [path for pattern in _CONFIGS for path in folder.glob(pattern)]

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import train
-from ..compat import report
-from ..datasets.layouts import LAYOUTS, Layout, layout_of
-from . import runtime
-from .batch_size import describe_batch_size
+from . import train
+from .compat import report
+from .datasets.layouts import LAYOUTS, Layout, layout_of
+from .engine import runtime
+from .engine.batch_size import describe_batch_size
 
 
 @dataclass(frozen=True)
