@@ -53,7 +53,7 @@ docs: setup  ## build the documentation's site, docs/_build/docs/index.html
 	$(PY) -m sphinx -W --keep-going -q -c docs . docs/_build
 
 figures: setup  ## make every picture of README and docs, training the demo where its runs are missing
-	$(PY) tools/make_figures.py $(ARGS)
+	$(PY) benchmarks/make_figures.py $(ARGS)
 
 lock:  ## write requirements/lock-*.txt anew after a change to the requirements
 	$(PYTHON) requirements/install.py --lock

@@ -15,11 +15,11 @@ network() {  # network FOLDER OPTION...: networks beside each other
 }
 
 operator() {
-    "$python" tools/benchmark_operator.py --channels-last --out $out/operator/inference-channels-last.md
-    "$python" tools/benchmark_operator.py --out $out/operator/inference.md
-    "$python" tools/benchmark_operator.py --channels-last --backward --batches 1 4 --repetitions 5 \
+    "$python" benchmarks/benchmark_operator.py --channels-last --out $out/operator/inference-channels-last.md
+    "$python" benchmarks/benchmark_operator.py --out $out/operator/inference.md
+    "$python" benchmarks/benchmark_operator.py --channels-last --backward --batches 1 4 --repetitions 5 \
         --out $out/operator/training-channels-last.md
-    "$python" tools/benchmark_operator.py --alternatives --batches 1 4 --repetitions 5 \
+    "$python" benchmarks/benchmark_operator.py --alternatives --batches 1 4 --repetitions 5 \
         --out $out/operator/alternatives.md
 }
 
@@ -53,8 +53,8 @@ growth() {
 }
 
 attention() {
-    "$python" tools/analysis/attention_scaling.py --repetitions 3 --out benchmarks/attention/inference
-    "$python" tools/analysis/attention_scaling.py --training --sides 14 24 32 48 --repetitions 3 \
+    "$python" benchmarks/attention_scaling.py --repetitions 3 --out benchmarks/attention/inference
+    "$python" benchmarks/attention_scaling.py --training --sides 14 24 32 48 --repetitions 3 \
         --out benchmarks/attention/training
 }
 

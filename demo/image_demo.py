@@ -12,11 +12,11 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 from rich.progress import Progress
 
-from mmdmformer.analysis.gallery import make_entry, write_gallery
-from mmdmformer.analysis.predictions import Output, Predictor, Video, find_images, is_video
+from gallery import make_entry, write_gallery
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine import runtime
 from mmdmformer.engine.variables import CfgOptions
+from predictions import Output, Predictor, Video, find_images, is_video
 
 
 def parse_args() -> argparse.Namespace:

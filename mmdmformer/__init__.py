@@ -10,8 +10,8 @@ from . import compat  # isort: skip  # must come first: it makes mmcv.ops import
 
 compat.prepare()
 
-from . import backbones, engine  # noqa: E402, F401
-from .models import get_model, list_models  # noqa: E402
+from . import backbones, checkpoints, engine  # noqa: E402, F401
+from .apis import get_model, list_models  # noqa: E402
 from .registry import TOKEN_MIXERS  # noqa: E402
 from .version import __version__  # noqa: E402
 

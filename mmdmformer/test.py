@@ -12,8 +12,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from torch import nn
 
+from .checkpoints import complete_weights
 from .engine import runtime
-from .engine.complete_weights import complete_weights
 
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 

@@ -26,7 +26,7 @@ def parse_args(args=None):
 def main(args=None):
     args = parse_args(args)
     try:
-        from mmdmformer.engine.doctor import examine, print_page
+        from mmdmformer.doctor import examine, print_page
     except ImportError as error:  # it names what is wrong with the environment, and the cure
         print(f'error: {error}', file=sys.stderr)
         sys.exit(1)

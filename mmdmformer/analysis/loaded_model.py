@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
-from ..engine.complete_weights import load_complete
+from ..checkpoints import load_complete
 from ..engine.model import build_model, without_init_log
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .pictures import read_image

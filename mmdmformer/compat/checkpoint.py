@@ -16,6 +16,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,15 +39,27 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or that would run code if it were."""
 
 
+_READERS: dict[str, Callable[[str, Any], dict]] = {}
+
+
+def register_reader(suffix: str, read: Callable[[str, Any], dict]) -> None:
+    """Let mmengine read checkpoints of another format; its own registry knows prefixes alone.
+
+    Args:
+        suffix (str): How the files' names end, such as ``.safetensors``.
+        read (Callable): Takes a name and a ``map_location``, and returns the content, without
+            running code of the file.
+    """
+    _READERS[suffix] = read
+
+
 def install() -> None:
     """Make every checkpoint that mmengine loads pass through :func:`weights_only`.
 
     Runner, initialisers and inferencers of all toolboxes load through
-    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike. It reads .safetensors,
-    which can hold no code, as well.
+    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike. Files for which
+    :func:`register_reader` was called are read by their own reader.
     """
-    from . import safetensors_file  # needs this module's error
-
     loader = mmengine_checkpoint.CheckpointLoader
     if getattr(loader.load_checkpoint, 'weights_only', False):
         return
@@ -54,8 +67,8 @@ def install() -> None:
 
     @functools.wraps(original)
     def load_checkpoint(cls, filename, map_location=None, logger='current'):
-        if str(filename).endswith(safetensors_file.SUFFIX):
-            return safetensors_file.read(filename, map_location)
+        if read := _READERS.get(os.path.splitext(filename)[1]):
+            return read(filename, map_location)
         with weights_only(filename):
             return original(cls, filename, map_location, logger)
 

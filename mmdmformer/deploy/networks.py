@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..engine.complete_weights import load_complete
+from ..checkpoints import load_complete
 from ..engine.model import build_model
 from .resampling import make_exportable
 

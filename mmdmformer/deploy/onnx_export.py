@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.checkpoints import DurableLocalBackend
+from ..checkpoints import DurableLocalBackend
 from ..ops import dwconv_backend
 from .networks import Network
 

@@ -13,8 +13,9 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checkpoints import check_intact, find_checkpoint, point_to
 from ..datasets.bad_input import BadImages, BadInputError, base_datasets, guard_pipeline
-from .checkpoints import SafeCheckpointHook, check_intact, find_checkpoint, point_to
+from .checkpoint_hook import SafeCheckpointHook
 from .finite import FiniteHook
 from .loops import ResumableEpochLoop, ResumableIterLoop, UnfinishedValidationHook
 from .resumable_data import make_resumable, protect_workers

@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
 
-from .checkpoints import SafeCheckpointHook
+from .checkpoint_hook import SafeCheckpointHook
 
 EXIT_CODE = 75  # "temporary failure, try again later" of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

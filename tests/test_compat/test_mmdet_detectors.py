@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mmdmformer.compat.checkpoint import CheckpointError
+from mmdmformer.checkpoints import CheckpointError
 
 mmdet = pytest.importorskip('mmdet')
 from mmdet.apis import init_detector  # noqa: E402

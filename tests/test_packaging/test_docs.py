@@ -55,11 +55,11 @@ def commands(path):
 
 
 def calls():
-    """Every call of a tool: the page, the tool, and the words after it."""
+    """Every call of a program: the page, the program, and the words after it."""
     for path in PAGES:
         for words in commands(path):
             for place, word in enumerate(words):
-                if re.fullmatch(r'tools/.*\.(py|sh)', word):
+                if re.fullmatch(r'tools/.*\.(py|sh)|(benchmarks|demo)/.*\.py', word):
                     yield path, word, words[place + 1 :]
                     break
 
@@ -93,7 +93,7 @@ def test_there_are_pages_with_commands():
 
 @each_page
 def test_every_path_exists(path):
-    named = re.findall(r'(?<![\w/])(?:tools|configs)/[\w./-]+\w', path.read_text())
+    named = re.findall(r'(?<![\w/])(?:benchmarks|configs|demo|tools)/[\w./-]+\w', path.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
     targets = {words[1] for words in commands(path) if words[0] == 'make'}
     assert targets <= set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M))

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / 'tests' / name) for name in ('test_packaging', 'test_engine')]
+sys.path += [str(ROOT / 'tests' / name) for name in ('test_packaging', 'test_checkpoints')]
 from test_docs import OPTIONS_OF, PAGES, commands  # noqa: E402
 from test_swin_acmix_checkpoint import authors_weights  # noqa: E402
 
@@ -24,15 +24,15 @@ HERE = 'test_packaging/test_docs_commands.py'
 COMMANDS = 'test_packaging/test_commands.py'
 TRAIN_TEST = 'test_tools/test_train_test.py'
 LAUNCHERS = 'test_tools/test_launchers.py'
-DOCTOR = 'test_engine/test_doctor.py'
+DOCTOR = 'test_tools/test_doctor.py'
 MAKE = f'{COMMANDS}::test_command_leads_to_its_program_through_set_up'
 SETTINGS = 'test_packaging/test_docs.py::test_settings_are_those_of_the_config'
 NODES = f'{LAUNCHERS}::test_several_machines_without_slurm'
 SLURM = f'{LAUNCHERS}::test_slurm_job_trains_on_two_nodes'
-MINIATURE = 'test_analysis/test_miniature.py::test_tool_goes_on_after_an_interruption'
+MINIATURE = 'test_benchmarks/test_miniature.py::test_tool_goes_on_after_an_interruption'
 EXPORT = 'test_deploy/test_export.py'
-PUBLISH = 'test_engine/test_publish.py::test_tool'
-DEMO = 'test_tools/test_image_demo.py::test_demo_names_what_it_skips'
+PUBLISH = 'test_checkpoints/test_publish.py::test_tool'
+DEMO = 'test_demo/test_image_demo.py::test_demo_names_what_it_skips'
 CAM = 'test_analysis/test_cam.py::test_tool_draws_models_side_by_side'
 CURVES = 'test_analysis/test_curves.py::test_tool'
 BENCHMARK = f'{HERE}::test_benchmark'
@@ -40,7 +40,7 @@ RUN_BY = {
     'make demo': MAKE,
     'make test': MAKE,
     'make setup': MAKE,
-    'make figures': 'test_tools/test_make_figures.py::test_command_writes_the_picture',
+    'make figures': 'test_benchmarks/test_make_figures.py::test_command_writes_the_picture',
     'demo/image_demo.py': DEMO,
     'demo/image_demo.py --out-dir': DEMO,
     'demo/image_demo.py --gallery': DEMO,
@@ -103,7 +103,7 @@ RUN_BY = {
     'test_folded_checkpoint_gives_the_same_predictions',
     'tools/model_converters/publish.py': PUBLISH,
     'tools/model_converters/publish.py --ema': PUBLISH,
-    'tools/model_converters/timm_names.py': 'test_models/test_timm.py::test_tool',
+    'tools/model_converters/timm_names.py': 'test_apis/test_timm.py::test_tool',
     'tools/deploy/export_torch.py': f'{EXPORT}::test_tools',
     'tools/deploy/export_onnx.py': f'{EXPORT}::test_tools',
     'tools/deploy/export_onnx.py --sizes': f'{EXPORT}::test_tools',
@@ -115,39 +115,39 @@ RUN_BY = {
     'test_training_uses_the_rates_that_are_shown',
     'tools/analysis/schedule.py --gpus': f'{HERE}::test_schedule_of_other_gpus',
     'tools/analysis/schedule.py --auto-scale-lr': f'{HERE}::test_schedule_of_other_gpus',
-    'tools/analysis/paper_table.py': 'test_analysis/test_paper_table.py::'
+    'benchmarks/paper_table.py': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
-    'tools/analysis/paper_table.py --check': 'test_analysis/test_paper_table.py::'
+    'benchmarks/paper_table.py --check': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
-    'tools/analysis/path_rates.py': 'test_analysis/test_path_rates.py::'
+    'benchmarks/path_rates.py': 'test_benchmarks/test_path_rates.py::'
     'test_tool_prints_and_plots_what_was_trained',
-    'tools/analysis/unified_view.py': 'test_analysis/test_unified_view.py::'
+    'benchmarks/unified_view.py': 'test_benchmarks/test_unified_view.py::'
     'test_tool_prints_a_network_and_where_its_mixers_are',
-    'tools/analysis/unified_view.py --options': 'test_analysis/test_unified_view.py::'
+    'benchmarks/unified_view.py --options': 'test_benchmarks/test_unified_view.py::'
     'test_tool_prints_a_network_and_where_its_mixers_are',
-    'tools/analysis/unified_view.py --where': 'test_analysis/test_unified_view.py::'
+    'benchmarks/unified_view.py --where': 'test_benchmarks/test_unified_view.py::'
     'test_tool_prints_a_network_and_where_its_mixers_are',
-    'tools/analysis/convergence.py': 'test_analysis/test_convergence.py::test_tool_runs_in_pieces',
-    'tools/analysis/convergence.py --out': 'test_analysis/test_convergence.py::'
+    'benchmarks/convergence.py': 'test_benchmarks/test_convergence.py::test_tool_runs_in_pieces',
+    'benchmarks/convergence.py --out': 'test_benchmarks/test_convergence.py::'
     'test_tool_runs_in_pieces',
     **dict.fromkeys(
         [
-            f'tools/analysis/attention_scaling.py{option}'
+            f'benchmarks/attention_scaling.py{option}'
             for option in ('', ' --out', ' --repetitions', ' --sides', ' --training')
         ],
         f'{HERE}::test_attention_scaling',
     ),
-    'tools/analysis/reliability.py': 'test_reliability/test_damaged_images.py::'
+    'benchmarks/reliability.py': 'test_reliability/test_damaged_images.py::'
     'test_damaged_images_are_refused_by_name_or_read_as_they_were_drawn',
-    'tools/analysis/reliability.py --list': f'{HERE}::test_list_of_faults',
-    'tools/analysis/soak.py': f'{HERE}::test_soak',
-    'tools/analysis/miniature.py': f'{MINIATURE}',
+    'benchmarks/reliability.py --list': f'{HERE}::test_list_of_faults',
+    'benchmarks/soak.py': f'{HERE}::test_soak',
+    'benchmarks/train_miniature.py': f'{MINIATURE}',
     **dict.fromkeys(
-        [f'tools/analysis/miniature.py --{name}' for name in ('networks', 'page', 'seeds')],
+        [f'benchmarks/train_miniature.py --{name}' for name in ('networks', 'page', 'seeds')],
         MINIATURE,
     ),
     **dict.fromkeys(
-        [f'tools/analysis/miniature.py --{name}' for name in ('minutes', 'report', 'tasks')],
+        [f'benchmarks/train_miniature.py --{name}' for name in ('minutes', 'report', 'tasks')],
         f'{HERE}::test_part_of_the_miniature_study',
     ),
     'tools/analysis/curves.py': CURVES,
@@ -234,7 +234,7 @@ def test_the_test_is_there(part):
 def run(python, command, *more, cwd):
     """Run a command as it is shown, with the repository's path before its files."""
     program, *words = (
-        str(ROOT / word) if word.startswith(('tools/', 'configs/')) else word
+        str(ROOT / word) if re.match(r'(tools|configs)/|benchmarks/\w+\.py', word) else word
         for word in shlex.split(command.removeprefix('python ').removeprefix('-m '))
     )
     result = python(program, *words, *more, cwd=cwd)
@@ -313,26 +313,26 @@ def test_schedule_of_other_gpus(python, tmp_path):
 
 
 def test_list_of_faults(python, tmp_path):
-    names = run(python, 'python tools/analysis/reliability.py --list', cwd=tmp_path)
+    names = run(python, 'python benchmarks/reliability.py --list', cwd=tmp_path)
     assert 'Damaged images' in names
 
 
 @pytest.mark.slow
 def test_soak(python, tmp_path):
     soak = ['--iterations', '32', '--out', '.']
-    result = python(ROOT / 'tools/analysis/soak.py', *soak, cwd=tmp_path)
+    result = python(ROOT / 'benchmarks/soak.py', *soak, cwd=tmp_path)
     assert '4 records in .; from the second to the last quarter' in result.stdout, result.stderr
     assert len((tmp_path / 'soak.csv').read_text().splitlines()) == 5
 
 
 @pytest.mark.slow
 def test_part_of_the_miniature_study(python, tmp_path):
-    train = "python tools/analysis/miniature.py --networks 'no gate' --tasks classification"
+    train = "python benchmarks/train_miniature.py --networks 'no gate' --tasks classification"
     options = ['--seeds', '0', '--images', '20', '--epochs', '2', '--val-images', '20']
     options += ['--out', 'out']
     run(python, train, '--minutes', '20', *options, cwd=tmp_path)
     (tmp_path / 'out/table.md').unlink()
-    run(python, 'python tools/analysis/miniature.py --report', *options, cwd=tmp_path)
+    run(python, 'python benchmarks/train_miniature.py --report', *options, cwd=tmp_path)
     assert '| no gate | 1 |' in (tmp_path / 'out/table.md').read_text()
 
 
@@ -348,7 +348,7 @@ def test_benchmark(python, tmp_path):
 
 
 def test_attention_scaling(python, tmp_path):
-    measure = 'python tools/analysis/attention_scaling.py --training --sides 4 --repetitions 1'
+    measure = 'python benchmarks/attention_scaling.py --training --sides 4 --repetitions 1'
     run(python, measure, '--threads', '1', '--out', 'out', cwd=tmp_path)
     assert '| 16 | softmax |' in (tmp_path / 'out/table.md').read_text()
 

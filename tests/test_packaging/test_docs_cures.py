@@ -24,7 +24,7 @@ CURES = {
     'test_folder_above_the_checkout',
     '`Weights only load failed`': 'test_compat/test_safe_checkpoint.py::'
     'test_train_then_resume_then_load',
-    'A pretrained backbone that was silently not loaded': 'test_engine/test_pretrained.py::'
+    'A pretrained backbone that was silently not loaded': 'test_checkpoints/test_pretrained.py::'
     'test_refuses_what_does_not_fit',
     '`unrecognized arguments: --local-rank`': f'{HERE}::test_both_spellings_are_accepted',
     '`Address already in use`': 'test_tools/test_launchers.py::'
@@ -38,11 +38,11 @@ CURES = {
     'test_training_writes_checkpoints_and_obeys_the_options',
     'NaN': 'test_reliability/test_finite.py::'
     'test_run_stops_with_the_names_and_keeps_its_checkpoint',
-    'Slow dilated depth-wise convolutions': 'test_analysis/test_operator_benchmark.py::'
+    'Slow dilated depth-wise convolutions': 'test_benchmarks/test_operator_benchmark.py::'
     'test_operator_is_faster_than_three_convolutions',
-    'Parameter counts that differ from the paper': 'test_analysis/test_paper_table.py::'
+    'Parameter counts that differ from the paper': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
-    'Results without training': 'test_engine/test_pretrained.py::test_no_checkpoint_is_said',
+    'Results without training': 'test_checkpoints/test_pretrained.py::test_no_checkpoint_is_said',
     'Sides that are no multiples of 32': 'test_backbones/test_contract.py::test_any_image_size',
     'ONNX export of custom operators': 'test_deploy/test_export.py::test_onnx',
     "Somebody's home directory in a config": 'test_configs/test_config_files.py::'

@@ -82,6 +82,7 @@ def test_wheel_holds_every_module_config_and_tool(built):
     expected = modules | {f'mmdmformer/.mim/{name}' for name in extras}
     assert {name for name in packed if name.startswith('mmdmformer/')} == expected
     assert {name.split('/')[0].split('-')[0] for name in packed} == {'mmdmformer'}
+    assert not any('/benchmarks/' in name or '/tests/' in name for name in packed)
     for name in extras:
         runs = os.access(ROOT / name, os.X_OK)
         assert bool(packed[f'mmdmformer/.mim/{name}'].external_attr >> 16 & 0o100) == runs

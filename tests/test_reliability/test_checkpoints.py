@@ -12,15 +12,15 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import nn
 
-from mmdmformer.analysis.reliability.training import damage_checkpoints, full_disk
-from mmdmformer.compat.checkpoint import CheckpointError
-from mmdmformer.engine.checkpoints import (
+from faults.training import damage_checkpoints, full_disk
+from mmdmformer.checkpoints import (
+    CheckpointError,
     DurableLocalBackend,
-    SafeCheckpointHook,
     check_intact,
     find_checkpoint,
     point_to,
 )
+from mmdmformer.engine.checkpoint_hook import SafeCheckpointHook
 
 
 def save(path, age=0):

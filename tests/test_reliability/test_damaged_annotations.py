@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Damaged annotations of the three tasks; tools/analysis/reliability.py injects a thousand."""
+"""Damaged annotations of the three tasks; benchmarks/reliability.py injects a thousand."""
 
 import io
 import json
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdmformer.analysis.reliability import damage
-from mmdmformer.analysis.reliability.inputs import (
+from faults import damage
+from faults.inputs import (
     build,
     damaged_classes,
     damaged_instances,

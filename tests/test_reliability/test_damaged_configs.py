@@ -1,9 +1,9 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Damaged configs and meaningless options; tools/analysis/reliability.py injects a thousand."""
+"""Damaged configs and meaningless options; benchmarks/reliability.py injects a thousand."""
 
 import pytest
 
-from mmdmformer.analysis.reliability.inputs import damaged_configs, nonsense_options
+from faults.inputs import damaged_configs, nonsense_options
 from mmdmformer.engine.runtime import UsageError, read_config_file
 
 

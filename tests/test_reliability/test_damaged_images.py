@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Damaged images in the training sets; tools/analysis/reliability.py injects a thousand."""
+"""Damaged images in the training sets; benchmarks/reliability.py injects a thousand."""
 
 import io
 import json
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmdmformer.analysis.reliability import damage
-from mmdmformer.analysis.reliability.inputs import build, damaged_images
+from faults import damage
+from faults.inputs import build, damaged_images
 from mmdmformer.datasets.bad_input import BadInputError
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """A process that is lost does not leave the others waiting."""
 
-from mmdmformer.analysis.reliability.training import different_lengths, lose_process
+from faults.training import different_lengths, lose_process
 
 
 def test_the_other_process_ends_with_a_message(tmp_path):

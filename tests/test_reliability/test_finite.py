@@ -11,8 +11,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdmformer.analysis.reliability.training import spoil_gradients
-from mmdmformer.engine.checkpoints import find_checkpoint
+from faults.training import spoil_gradients
+from mmdmformer.checkpoints import find_checkpoint
 from mmdmformer.engine.finite import NonFiniteError, first_non_finite_layer
 from mmdmformer.engine.runner import GuardedRunner
 

@@ -9,8 +9,8 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mmdmformer.analysis.reliability.mini_runs import TASKS, MiniRun, make_data
-from mmdmformer.analysis.reliability.training import (
+from faults.mini_runs import TASKS, MiniRun, make_data
+from faults.training import (
     differences,
     kill_and_resume,
     last_checkpoint,

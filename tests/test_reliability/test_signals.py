@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdmformer.analysis.reliability.mini_runs import MiniRun, make_data
-from mmdmformer.analysis.reliability.training import differences, last_checkpoint
+from faults.mini_runs import MiniRun, make_data
+from faults.training import differences, last_checkpoint
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 

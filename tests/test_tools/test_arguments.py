@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = [*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')]
+TOOLS = [*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py'), *ROOT.glob('benchmarks/*.py')]
 # Where 0 or less means something.
 MAY_BE_ZERO = {'--seed', '--seeds', '--box', '--pixel', '--stage'}
 OPTION = re.compile(r"add_argument\(\s*'(--[\w-]+)'(?:(?!add_argument).)*?type=([\w.]+)", re.S)

@@ -6,9 +6,8 @@ The states of optimiser, schedules and log are left out. Everything here loads b
 
 import argparse
 
-import mmdmformer  # noqa: F401  (prepares the stack)
+from mmdmformer.checkpoints import publish
 from mmdmformer.engine import runtime
-from mmdmformer.engine.publish import publish
 
 
 def parse_args() -> argparse.Namespace:

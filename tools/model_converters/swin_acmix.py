@@ -6,9 +6,8 @@ The result serves for testing classifiers, and as the `pretrained` of any config
 
 import argparse
 
-import mmdmformer  # noqa: F401  (prepares the stack)
+from mmdmformer.checkpoints import convert_checkpoint, swin_acmix
 from mmdmformer.engine import runtime
-from mmdmformer.engine.swin_acmix_checkpoint import convert_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,7 +15,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', help="the authors' checkpoint file")
-    parser.add_argument('out', help='file to write')
+    parser.add_argument('out', help='file to write, .pth or .safetensors')
     return parser.parse_args()
 
 
@@ -25,10 +24,10 @@ def main() -> None:
     with runtime.one_sentence_errors():
         runtime.check_checkpoint(args.checkpoint)
         try:
-            count = convert_checkpoint(args.checkpoint, args.out)
+            written = convert_checkpoint(args.checkpoint, args.out, swin_acmix.from_authors)
         except ValueError as error:
             raise runtime.UsageError(f'{args.checkpoint}: {error}') from error
-    print(f'wrote {count} tensors to {args.out}')
+    print(f'wrote {len(written["state_dict"])} tensors to {args.out}')
 
 
 if __name__ == '__main__':

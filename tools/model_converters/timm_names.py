@@ -6,9 +6,8 @@ Its content tells the direction. Averages of the weights (EMA) go along.
 
 import argparse
 
-import mmdmformer  # noqa: F401  (prepares the stack)
+from mmdmformer.checkpoints import convert_checkpoint, timm_names
 from mmdmformer.engine import runtime
-from mmdmformer.engine.timm_checkpoint import convert_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,10 +24,10 @@ def main() -> None:
     with runtime.one_sentence_errors():
         runtime.check_checkpoint(args.checkpoint)
         try:
-            style = convert_checkpoint(args.checkpoint, args.out)
+            written = convert_checkpoint(args.checkpoint, args.out, timm_names.exchange_names)
         except ValueError as error:
             raise runtime.UsageError(f'{args.checkpoint}: {error}') from error
-    print(f'wrote {args.out} with the names of {style}')
+    print(f'wrote {args.out} with the names of {timm_names.names_of(written["state_dict"])}')
 
 
 if __name__ == '__main__':

@@ -7,8 +7,9 @@ Test the result with the same config and ``--cfg-options model.backbone.deploy=T
 import argparse
 from pathlib import Path
 
+from mmdmformer.checkpoints import fold_checkpoint
 from mmdmformer.engine import runtime
-from mmdmformer.engine.deploy import fold_checkpoint
+from mmdmformer.engine.model import build_model
 from mmdmformer.engine.variables import CfgOptions
 
 
@@ -18,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('out', help='file to write')
+    parser.add_argument('out', help='file to write, .pth or .safetensors')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
     return parser.parse_args()
 
@@ -29,7 +30,7 @@ def main() -> None:
         runtime.check_checkpoint(args.checkpoint)
         cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
         try:
-            fold_checkpoint(cfg, args.checkpoint, args.out)
+            fold_checkpoint(build_model(cfg), args.checkpoint, args.out)
         except ValueError as error:
             raise runtime.UsageError(error) from error
     print(f'wrote {args.out}; use it with --cfg-options model.backbone.deploy=True')

@@ -1,0 +1,29 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Everything that reads, checks, converts or writes weights."""
+
+from ..compat.checkpoint import CheckpointError
+from .checking import check_intact, complete_weights, load_complete
+from .converting import convert_checkpoint, fold_checkpoint
+from .pretrained import CheckedPretrainedInit
+from .publishing import publish
+from .reading import choose_weights, find_weights, read_checkpoint
+from .run_folder import find_checkpoint, point_to
+from .writing import DurableLocalBackend, write_checkpoint
+
+__all__ = [
+    'CheckedPretrainedInit',
+    'CheckpointError',
+    'DurableLocalBackend',
+    'check_intact',
+    'choose_weights',
+    'complete_weights',
+    'convert_checkpoint',
+    'find_checkpoint',
+    'find_weights',
+    'fold_checkpoint',
+    'load_complete',
+    'point_to',
+    'publish',
+    'read_checkpoint',
+    'write_checkpoint',
+]

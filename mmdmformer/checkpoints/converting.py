@@ -1,0 +1,69 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Converting checkpoints: to other names, and to the folded form of their backbones."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .checking import load_complete
+from .reading import read_checkpoint
+from .writing import write_checkpoint
+
+
+def convert_checkpoint(
+    source: str | Path, out: str | Path, rename: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Write a checkpoint under other names.
+
+    Args:
+        source (str | Path): File or URL.
+        out (str | Path): File to write, .pth or .safetensors.
+        rename (Callable): What makes the new content of the old one, such as
+            :func:`~mmdmformer.checkpoints.timm_names.exchange_names` and
+            :func:`~mmdmformer.checkpoints.swin_acmix.from_authors`.
+
+    Returns:
+        dict: What was written.
+
+    Raises:
+        CheckpointError: If the source cannot be read.
+        ValueError: If ``rename`` does not know its names, or ``out`` cannot hold it.
+    """
+    converted = rename(read_checkpoint(source))
+    write_checkpoint(converted, out)
+    return converted
+
+
+def fold_checkpoint(model: nn.Module, checkpoint: str, out: str | Path) -> None:
+    """Write a checkpoint with the backbone's norms folded.
+
+    Only weights are kept, no state of an optimizer. The config reads it with
+    ``model.backbone.deploy=True``.
+
+    Args:
+        model (nn.Module): Model of any toolbox, as its config builds it; it is folded with the
+            weights of the checkpoint.
+        checkpoint (str): Checkpoint of the plain model.
+        out (str | Path): File to write, .pth or .safetensors.
+
+    Raises:
+        CheckpointError: If the checkpoint does not fit the model.
+        ValueError: If the backbone has no folded form, or cannot be folded.
+    """
+    model.eval()
+    backbone = getattr(model, 'backbone', None)
+    if not hasattr(backbone, 'switch_to_deploy'):
+        raise ValueError(
+            f'a {type(model).__name__} with {type(backbone).__name__} has no folded form: give the '
+            'config of a DMFormer.'
+        )
+    if backbone.deploy:
+        raise ValueError(
+            f'the {type(backbone).__name__} of this config is folded already: leave deploy out.'
+        )
+    content = load_complete(model, checkpoint)
+    backbone.switch_to_deploy()
+    meta = content.get('meta', {}) if isinstance(content, dict) else {}
+    write_checkpoint(dict(meta=dict(meta), state_dict=model.state_dict()), out)

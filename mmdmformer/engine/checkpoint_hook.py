@@ -1,0 +1,88 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a run, of which no moment of a crash or of a full disk costs one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+
+from ..checkpoints.writing import DurableLocalBackend
+
+
+class _KeepsFiles:
+    """A file backend that remembers what is to be removed, instead of removing it."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self.backend = backend
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.outdated.append(path)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's hook, but no moment of a crash or of a full disk costs a checkpoint.
+
+    A local checkpoint is written under another name first, and an old one is removed only when the
+    new one is safe. Arguments are those of mmengine's hook.
+    """
+
+    def before_train(self, runner) -> None:
+        """Choose where to write to."""
+        chosen = self.backend_args is not None or self.file_client_args is not None
+        if not chosen and '://' not in str(self.out_dir or runner.work_dir):
+            self.backend_args = dict(backend=DurableLocalBackend.__name__)
+        super().before_train(runner)
+
+    def save_interrupted(self, runner, epoch: int, iteration: int) -> str:
+        """Save what a run that is about to end needs to go on.
+
+        Args:
+            runner (Runner): The run.
+            epoch (int): Number of epochs that are complete.
+            iteration (int): Number of iterations that are done.
+
+        Returns:
+            str: The checkpoint.
+        """
+        step = f'{epoch}_iter_{iteration}' if self.by_epoch else iteration
+        meta = dict(epoch=epoch, iter=iteration)
+        self._save_checkpoint_with_step(runner, step, meta=meta)
+        return self.last_ckpt
+
+    def _save_checkpoint_with_step(self, runner, step: int | str, meta: dict) -> None:
+        with self._removing_later():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        with self._removing_later():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removing_later(self) -> Iterator[None]:
+        if isinstance(self.file_backend, _KeepsFiles):  # saving the best saves the last as well
+            yield
+            return
+        backend = self.file_backend
+        self.file_backend = keeper = _KeepsFiles(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        for path in set(keeper.outdated) - self._current():
+            if backend.isfile(path):
+                backend.remove(path)
+
+    def _current(self) -> set[str]:
+        """The files that have just been written, which may have replaced others of their name."""
+        best = [getattr(self, 'best_ckpt_path', None)]
+        best += getattr(self, 'best_ckpt_path_dict', {}).values()
+        return {self.last_ckpt, *best}

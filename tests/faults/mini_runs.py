@@ -1,0 +1,185 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Training runs of some seconds, in processes that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from functools import lru_cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from mmdmformer.datasets import make_mini_data
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+TIMEOUT = 200  # seconds, after which a run counts as hanging
+_PRELOAD = (
+    'mmdmformer.train',
+    'torchvision',
+    'mmpretrain.models',
+    'mmdet.models',
+    'mmdet.evaluation',
+    'mmseg.models',
+    'scipy.stats',
+    'matplotlib.pyplot',
+    'pycocotools.coco',
+    'sklearn.metrics',
+)
+_CONFIG = """
+_base_ = {base!r}
+custom_imports = dict(imports=['mmdmformer', 'faults.injection'])
+custom_hooks = [*_base_.get('custom_hooks', []), dict(type='InjectionHook')]
+"""
+# In each: 12 iterations of 4 images, 3 checkpoints and at least 2 validations; what is random in
+# training (augmentation, mixing of images, stochastic depth) is switched on.
+_OPTIONS = {
+    'classification': (
+        'dmformer-nano_mini-imagenet.py',
+        ['data_root={data}/imagenet', 'image_size=32', 'max_epochs=3', 'warmup_epochs=1',
+         'default_hooks.checkpoint.max_keep_ckpts=2'],
+    ),
+    'detection': (
+        'retinanet_dmformer-nano_fpn_mini-coco.py',
+        ['data_root={data}/coco', 'image_scale=(64,64)', 'max_epochs=4', 'warmup_iters=5',
+         'train_cfg.val_interval=2', 'default_hooks.checkpoint.max_keep_ckpts=1'],
+    ),
+    'segmentation': (
+        'dmformer-nano_sem-fpn_mini-ade20k.py',
+        ['data_root={data}/ade/ADEChallengeData2016', 'image_scale=(64,64)', 'max_iters=12',
+         'train_cfg.val_interval=6', 'default_hooks.checkpoint.interval=4',
+         'default_hooks.checkpoint.max_keep_ckpts=1'],
+    ),
+}  # fmt: skip
+TASKS = tuple(_OPTIONS)
+
+
+def make_data(folder: Path) -> Path:
+    """A dozen images of each task."""
+    return make_mini_data(
+        folder / 'data',
+        classification=(16, 10),
+        detection=(12, 10),
+        segmentation=(12, 10),
+        quiet=True,
+    )
+
+
+class MiniRun:
+    """A training run of 12 iterations.
+
+    Args:
+        task (str): One of :data:`TASKS`.
+        folder (Path): Where the data are and the config is written.
+        work_dir (str): Folder of the run, in ``folder``.
+        options (str): Settings, as for ``--cfg-options``; RANK in them is the process's number.
+        processes (int): How many train together. Defaults to 1.
+    """
+
+    def __init__(
+        self, task: str, folder: Path, work_dir: str, *options: str, processes: int = 1
+    ) -> None:
+        name, own = _OPTIONS[task]
+        base = CONFIGS / 'mini' / name
+        self.folder, self.work_dir, self.processes = folder, folder / work_dir, processes
+        self.config = folder / f'{task}.py'
+        self.config.write_text(_CONFIG.format(base=str(base)))
+        self.options = [
+            *(option.format(data=folder / 'data') for option in own),
+            f'batch_size={4 // processes}', 'num_workers=0', 'drop_path_rate=0.2',
+            'default_hooks.logger.interval=1', *options,
+        ]  # fmt: skip
+
+    def start(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[BaseProcess]:
+        """Start the run.
+
+        Args:
+            args (str): Further arguments of the training entry.
+            timeout (int): Seconds after which it is killed. Defaults to :data:`TIMEOUT`.
+            env (str): Environment variables.
+
+        Returns:
+            list[BaseProcess]: Its processes, which begin with everything imported.
+        """
+        args = [str(self.config), '--work-dir', str(self.work_dir), *args]
+        if self.processes > 1:
+            env.update(WORLD_SIZE=str(self.processes), MASTER_ADDR='127.0.0.1')
+            env.update(MASTER_PORT=str(_free_port()))
+            args += ['--launcher', 'pytorch']
+        started = []
+        for rank in range(self.processes):
+            own = dict(env, RANK=str(rank), LOCAL_RANK=str(rank)) if self.processes > 1 else env
+            options = [option.replace('RANK', str(rank)) for option in self.options]
+            rest = ([*args, '--cfg-options', *options], str(self.folder), rank, own, timeout)
+            process = _warm().Process(target=_train, args=rest)
+            process.start()
+            started.append(process)
+        return started
+
+    def run(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[int]:
+        """Run until all processes have ended; arguments are those of :meth:`start`.
+
+        Returns:
+            list[int]: Their exit codes; minus the signal's number where one ended the process.
+        """
+        started = self.start(*args, timeout=timeout, **env)
+        return [end(process, timeout) for process in started]
+
+    def output(self, rank: int = 0) -> str:
+        """What a process of the last start printed."""
+        return (self.folder / f'output{rank}').read_text(errors='replace')
+
+
+def end(process: BaseProcess, timeout: float = TIMEOUT) -> int:
+    """Wait for a process, and kill it if it hangs.
+
+    Returns:
+        int: Its exit code.
+    """
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+@lru_cache
+def _warm() -> multiprocessing.context.BaseContext:
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(list(_PRELOAD))
+    return context
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+def _train(args: list[str], folder: str, rank: int, env: dict[str, str], timeout: int) -> None:
+    """The process itself."""
+    signal.alarm(timeout)
+    os.environ.update(env, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    os.chdir(folder)
+    output = os.open(f'output{rank}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    import torch
+
+    torch.set_num_threads(1)
+    code = 0
+    try:
+        from mmdmformer.train import main
+
+        main(args)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else error.code is not None
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code))
