@@ -32,9 +32,10 @@ test: lint  ## run the tests, but for the slowest
 test-all: lint  ## run every test
 	$(PYTEST) $(ARGS)
 
-lint: setup  ## check style
+lint: setup  ## check style and the direction of imports
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
 format: setup  ## put the code into style
 	$(PY) -m ruff check --fix

@@ -31,7 +31,16 @@ def make(*arguments, **variables):
         (['setup', 'STACK=onedl'], ['--stack onedl --venv .venv-onedl']),
         (['setup', 'VENV=/e'], ['--stack openmmlab --venv /e']),
         (['setup', 'PYTHON=python3.12'], ['python3.12 requirements', '.venv --fixed-python']),
-        (['test'], ['--venv .venv', 'ruff check', 'ruff format --check', "-n 2 -m 'not slow'"]),
+        (
+            ['test'],
+            [
+                '--venv .venv',
+                'ruff check',
+                'ruff format --check',
+                'lint-imports',
+                "-n 2 -m 'not slow'",
+            ],
+        ),
         (['test', 'JOBS=1', 'ARGS=-x'], [".venv/bin/python -m pytest  -m 'not slow' -x"]),
         (['test-all'], ['ruff check', 'pytest -n 2 \n']),
         (['demo'], ['--venv .venv', '.venv/bin/python demo/three_tasks.py']),

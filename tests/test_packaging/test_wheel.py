@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -28,6 +30,8 @@ with torch.no_grad():
 assert [tuple(x.shape) for x in outputs] == [(1, 128, 2, 2)], [x.shape for x in outputs]
 leaves = [p for p in (package / '.mim/configs').rglob('*.py') if '_base_' not in p.parts]
 models = [Config.fromfile(path).model.type for path in leaves]
+for module in pkgutil.walk_packages(mmdmformer.__path__, 'mmdmformer.'):
+    importlib.import_module(module.name)  # none needs what lies beside the package
 print(len(models))
 """
 
