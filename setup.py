@@ -76,6 +76,7 @@ setup(
         'onedl': requirements('requirements/onedl.txt'),
         'tests': requirements('requirements/tests.txt'),
         'optional': requirements('requirements/optional.txt'),
+        'clients': requirements('requirements/clients.txt'),
     },
     cmdclass={'build_py': BuildPy},
     zip_safe=False,

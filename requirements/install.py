@@ -66,6 +66,7 @@ def input_files(stack):
         'requirements/headless.txt',
         'requirements/tests.txt',
         'requirements/optional.txt',
+        'requirements/clients.txt',
     ]
 
 

@@ -105,7 +105,13 @@ def test_wheel_requires_nothing_and_offers_both_stacks(built):
         metadata = email.message_from_bytes(archive.read(name))
     requires = metadata.get_all('Requires-Dist')
     assert all('extra ==' in line for line in requires)
-    assert set(metadata.get_all('Provides-Extra')) == {'openmmlab', 'onedl', 'tests', 'optional'}
+    assert set(metadata.get_all('Provides-Extra')) == {
+        'openmmlab',
+        'onedl',
+        'tests',
+        'optional',
+        'clients',
+    }
     assert any(r.startswith('mmdet==') and 'openmmlab' in r for r in requires)
     assert any(r.startswith('onedl-mmdetection==') and 'onedl' in r for r in requires)
     assert metadata['Requires-Python'] == '>=3.10'
