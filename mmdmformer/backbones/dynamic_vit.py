@@ -308,8 +308,11 @@ class DynamicViT(BackboneContract, VisionTransformer):
         return block(x, size)
 
     def _format_output(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        patches = x[:, self.num_extra_tokens :]
         if self.out_type == 'avg_featmap':
-            return x[:, self.num_extra_tokens :].mean(dim=1)
+            return patches.mean(dim=1)
+        if self.out_type == 'featmap':
+            return patches.transpose(1, 2).unflatten(-1, size)
         return super()._format_output(x, size)
 
     def _make_pyramid(

@@ -15,8 +15,9 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers.acmix import ACmix, ConvolutionPath, check_heads
+from ..mixers.acmix import ACmix, ConvolutionPath
 from ..mixers.acmix_attention import QKVProjection, WindowAttention
+from ..mixers.arguments import check_heads
 
 
 class CheckpointedBottleneck(Bottleneck):

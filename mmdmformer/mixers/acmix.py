@@ -1,12 +1,12 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """ACmix: convolution and self-attention on shared projections."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from .arguments import check_choice, check_odd
 
 RATES = (
     'learned',
@@ -286,25 +286,3 @@ class TensorShift(nn.Module):
             for m, (y, x) in enumerate(divmod(m, size) for m in range(size**2))
         )
         return sum(shifted).repeat_interleave(self.outputs, 1)
-
-
-def check_heads(channels: int, num_heads: int) -> None:
-    """Raise a ValueError if a number of channels cannot be divided among heads."""
-    if num_heads < 1 or channels % num_heads:
-        possible = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
-        raise ValueError(
-            f'num_heads={num_heads} does not divide {channels} channels: choose one of '
-            f'{", ".join(map(str, possible))}.'
-        )
-
-
-def check_odd(name: str, size: int) -> None:
-    """Raise a ValueError if a kernel or window has no centre."""
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f'{name}={size} must be odd and positive, such as 3 or 7.')
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError if a word is none of those that are known."""
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown: choose one of {", ".join(choices)}.')

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import check_choice
+
 ACTIVATIONS = ('softmax', 'none', 'scaling', 'scaling_relu', 'ln', 'ln_relu')
 KERNELS = ('standard', 'depthwise')
 POSITIONS = ('none', 'relative')
@@ -95,9 +97,9 @@ class DynamicAttention(nn.Module):
         num_extra_tokens: int = 0,
     ) -> None:
         super().__init__()
-        _check_choice('activation', activation, ACTIVATIONS)
-        _check_choice('kernel', kernel, KERNELS)
-        _check_choice('position', position, POSITIONS)
+        check_choice('activation', activation, ACTIVATIONS)
+        check_choice('kernel', kernel, KERNELS)
+        check_choice('position', position, POSITIONS)
         if embed_dims % num_heads:
             raise ValueError(
                 f'embed_dims={embed_dims} must be a multiple of num_heads={num_heads}.'
@@ -227,7 +229,8 @@ class DynamicAttention(nn.Module):
         """Compute B V for ``v`` of shape (B, heads, N, d), 0 for the tokens in front."""
         table = self._table(size)
         in_window = v[..., self.num_extra_tokens :, :]
-        if in_window.shape[-2] > MAX_DENSE_TOKENS:
+        # Some Fourier transforms refuse an empty batch.
+        if in_window.shape[-2] > MAX_DENSE_TOKENS and in_window.shape[0] > 0:
             y = toeplitz_product(table, in_window, size)
         else:
             matrix = toeplitz_matrix(table, size).squeeze(1)
@@ -249,7 +252,7 @@ class DynamicAttention(nn.Module):
         if before is not None:
             scores = scores + before
         if softmax and mask is not None:
-            scores = _by_window(torch.add, scores, mask)
+            scores = _by_window(torch.add, scores, mask.to(scores.dtype))
         attention = self._activate(scores)
         if after is not None:
             attention = attention + after
@@ -388,8 +391,3 @@ def _by_window(function, maps: Tensor, mask: Tensor) -> Tensor:
 
 def _same_region(mask: Tensor, like: Tensor) -> Tensor:
     return (mask == 0).to(like.dtype)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown: choose one of {", ".join(choices)}.')

@@ -121,3 +121,12 @@ def test_the_class_token_attends_and_is_not_convolved():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PVTACmix(**{'arch': 'nano', **kwargs})
+
+
+@pytest.mark.parametrize('cls_token', [False, True])
+def test_compile_breaks_no_graph(cls_token):
+    """As users call it: ``fullgraph=True`` captures some of what breaks a graph otherwise."""
+    torch.compiler.reset()
+    model = PVTACmix('nano', cls_token=cls_token).eval()
+    explanation = torch._dynamo.explain(model)(torch.rand(1, 3, 64, 96))
+    assert explanation.graph_break_count == 0, explanation.break_reasons
