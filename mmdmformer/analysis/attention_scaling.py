@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..mixers import DynamicAttention
+from ..mixers import DynamicTokenAttention
 from .benchmark import interleave, measure_peak_bytes
 
 MIXERS = {
@@ -91,7 +91,7 @@ def measure(
     passes = []
     for row in rows:
         torch.manual_seed(0)
-        mixer = DynamicAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
+        mixer = DynamicTokenAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
         passes.append(_make_pass(mixer.to(device), x, training))
         passes[-1]()  # fills caches
         row.peak_bytes = measure_peak_bytes(passes[-1], device)

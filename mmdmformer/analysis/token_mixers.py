@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..mixers import DMA, DynamicAttention
+from ..mixers import DMA, DynamicTokenAttention
 from .dynamic_conv import DynamicConv2d, DynamicDepthwiseConv2d, LinformerAttention
 
 
@@ -128,8 +128,10 @@ def _describe_window_attention(mixer: nn.Module, inputs: dict[str, Any]) -> Desc
     )
 
 
-@describes(DynamicAttention)
-def _describe_dynamic_attention(mixer: DynamicAttention, inputs: dict[str, Any]) -> Description:
+@describes(DynamicTokenAttention)
+def _describe_dynamic_attention(
+    mixer: DynamicTokenAttention, inputs: dict[str, Any]
+) -> Description:
     tokens = _input(inputs).shape[1]
     size, mask = inputs.get('window_size') or mixer.window_size, inputs.get('mask')
     selection = _in_window(size, tokens - size[0] * size[1], mask)
@@ -194,7 +196,7 @@ def _describe_dma(mixer: DMA, inputs: dict[str, Any]) -> Description:
     )
 
 
-@describes('mmdmformer.mixers.acmix.ACmix')
+@describes('mmdmformer.mixers.acmix.ACmixOperator')
 def _describe_acmix(mixer: nn.Module, inputs: dict[str, Any]) -> Description:
     """One projection serves attention, whose kernels are dynamic, and a static convolution."""
     shifts = ''

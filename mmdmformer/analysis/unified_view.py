@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..engine.model import build_model
 from ..engine.runtime import UsageError, read_config_file
-from ..mixers import DMA, DynamicAttention
+from ..mixers import DMA, DynamicTokenAttention
 from .dynamic_conv import DynamicConv2d, DynamicDepthwiseConv2d, LinformerAttention
 from .token_mixers import Description, find_description
 
@@ -237,12 +237,12 @@ def view_family() -> list[tuple[str, Row]]:
     vit, swin = (384, 6, (14, 14)), (96, 3, (7, 7))
     depthwise = dict(activation='none', kernel='depthwise')
     mixers = [
-        ('ViT', DynamicAttention(*vit), tokens),
-        ('ViT, scaling', DynamicAttention(*vit, activation='scaling'), tokens),
-        ('ViT, depth-wise', DynamicAttention(*vit, **depthwise), tokens),
-        ('Swin', DynamicAttention(*swin), windows),
-        ('Swin, shifted', _WithMask(DynamicAttention(*swin), mask), windows),
-        ('Swin, depth-wise', DynamicAttention(*swin, **depthwise), windows),
+        ('ViT', DynamicTokenAttention(*vit), tokens),
+        ('ViT, scaling', DynamicTokenAttention(*vit, activation='scaling'), tokens),
+        ('ViT, depth-wise', DynamicTokenAttention(*vit, **depthwise), tokens),
+        ('Swin', DynamicTokenAttention(*swin), windows),
+        ('Swin, shifted', _WithMask(DynamicTokenAttention(*swin), mask), windows),
+        ('Swin, depth-wise', DynamicTokenAttention(*swin, **depthwise), windows),
         ('Linformer', LinformerAttention(384, 6, num_tokens=196, num_kernels=64), tokens),
         ('dynamic convolution', DynamicConv2d(64, 64, 3), image),
         ('dynamic depth-wise convolution', DynamicDepthwiseConv2d(64), image),

@@ -18,7 +18,7 @@ from ..layers import (
     checkpoint_forward,
     parse_arch,
 )
-from ..mixers import DynamicAttention
+from ..mixers import DynamicTokenAttention
 
 NUM_STAGES = 4
 
@@ -71,7 +71,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
     Args:
         arch (dict): Sizes of the network.
         mixer_cfg (dict): Arguments of
-            :class:`~mmdmformer.mixers.DynamicAttention`.
+            :class:`~mmdmformer.mixers.DynamicTokenAttention`.
         drop_path (float): Probability of dropping a residual branch.
     """
 
@@ -85,7 +85,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
             norm_cfg=dict(type='LN', eps=1e-6),
         )
         self.drop_path = self.attn.out_drop
-        self.attn = DynamicAttention(channels, num_heads, **mixer_cfg)
+        self.attn = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
 
     def init_weights(self) -> None:
         """Nothing: the network initialises all its layers alike."""
@@ -122,7 +122,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             for; they are interpolated for others. Defaults to 224.
         patch_size (int): Sides of a patch in pixels. Defaults to 16.
         in_channels (int): Channels of the image. Defaults to 3.
-        activation (str): See :class:`~mmdmformer.mixers.DynamicAttention`.
+        activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
         kernel (str): Likewise. Defaults to 'standard'.
         position (str): ``'absolute'``, added to the patches, or

@@ -21,7 +21,7 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers.acmix import ACmix
+from ..mixers.acmix import ACmixOperator
 from ..mixers.acmix_attention import ReducedProjection, TokenAttention, TokenConvolutionPath
 
 NORM_CFG = dict(type='LN', eps=1e-6)
@@ -93,7 +93,7 @@ class PVTACmixBlock(PVTEncoderLayer):
             norm_cfg=NORM_CFG,
         )
         self.checkpointed = with_cp
-        self.attn = ACmix(
+        self.attn = ACmixOperator(
             ReducedProjection(channels, sr_ratio, kv, NORM_CFG),
             attention,
             TokenConvolutionPath(

@@ -10,7 +10,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 
 from ..ops.local_attention import aggregate, attend, cut_windows, window_attention
-from .acmix import ConvolutionPath
+from .acmix_convolution import ConvolutionPath
 from .arguments import check_choice, check_heads, check_odd
 
 Maps = tuple[Tensor, ...]

@@ -16,7 +16,7 @@ from mmdmformer.analysis.dynamic_conv import (
     self_attention,
     static_conv,
 )
-from mmdmformer.mixers import DynamicAttention
+from mmdmformer.mixers import DynamicTokenAttention
 
 CHANNELS, HEADS, SIDE = 24, 3, 7
 HEAD_CHANNELS = CHANNELS // HEADS
@@ -139,7 +139,7 @@ class TestDynamicAttention:
     """Every activation and kernel of the study, with class token, windows and masks."""
 
     def build(self, extra_tokens=0, **settings):
-        mixer = DynamicAttention(
+        mixer = DynamicTokenAttention(
             CHANNELS, HEADS, (SIDE, SIDE), num_extra_tokens=extra_tokens, **settings
         )
         if mixer.relative_position_bias_table is not None:

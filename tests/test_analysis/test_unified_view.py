@@ -18,7 +18,7 @@ from mmdmformer.analysis.unified_view import (
     view_network,
 )
 from mmdmformer.engine.runtime import UsageError
-from mmdmformer.mixers import DMA, DynamicAttention
+from mmdmformer.mixers import DMA, DynamicTokenAttention
 
 REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools/analysis/unified_view.py'
@@ -186,7 +186,7 @@ class TestDynamicBackbones:
         pytest.importorskip('mmpretrain')
         options = dict(arch='nano', activation='scaling_relu', window_size=4, pad_small_map=True)
         rows = view_network(build_backbone('DynamicSwin', options), image())
-        mixers = [row for row in rows if row.mixer == 'DynamicAttention']
+        mixers = [row for row in rows if row.mixer == 'DynamicTokenAttention']
         found = [(len(r.paths), r.is_dynamic, r.description.selection) for r in mixers]
         assert found == [(4, True, 'all of 4x4 (hard)'), (4, True, 'one region of 4x4 (hard)')]
         assert mixers[0].description.activation == 'scaling_relu'
@@ -194,7 +194,7 @@ class TestDynamicBackbones:
     def test_grid_of_the_plain_transformer_is_that_of_the_image(self):
         pytest.importorskip('mmpretrain')
         options = dict(arch='nano', position='relative', activation='none', kernel='depthwise')
-        row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicAttention']
+        row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicTokenAttention']
         assert (len(row.paths), row.is_dynamic) == (4, True)
         assert row.description.selection == 'mean of all of 4x4 + 1 (hard)'
         assert row.description.static == 'depth-wise 7x7 on keys'
@@ -215,7 +215,7 @@ class TestACmix:
         pytest.importorskip('mmdmformer.mixers.acmix')
         pytest.importorskip('mmpretrain')
         network = build_backbone('ResNetACmix', dict(arch='nano', rates=rates))
-        row = rows_by_mixer(network, image())['ACmix']
+        row = rows_by_mixer(network, image())['ACmixOperator']
         assert (row.is_dynamic, row.description.static) == (is_dynamic, static)
         if is_dynamic:
             assert row.description.selection == 'all of 7x7 (hard)'
@@ -224,7 +224,7 @@ class TestACmix:
 
     def test_patch_wise_attention_is_depthwise(self):
         pytest.importorskip('mmdmformer.mixers.acmix')
-        row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmix']
+        row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmixOperator']
         assert row.is_dynamic and row.description.kernel.startswith('depth-wise ')
 
 
@@ -269,7 +269,7 @@ def test_members_of_the_family_differ_in_kernels():
     ],
 )
 def test_static_part_of_dynamic_attention(settings, static):
-    mixer = DynamicAttention(8, 2, (4, 4), num_extra_tokens=1, **settings)
+    mixer = DynamicTokenAttention(8, 2, (4, 4), num_extra_tokens=1, **settings)
     (row,) = view_network(mixer, torch.rand(1, 17, 8))
     assert row.is_dynamic and row.description.static == static
     assert '4x4 + 1 (hard)' in row.description.selection

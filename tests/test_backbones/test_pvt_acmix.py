@@ -6,7 +6,7 @@ from mmdet.models import PyramidVisionTransformer
 from torch import nn
 
 from mmdmformer import PVTACmix
-from mmdmformer.mixers import ACmix
+from mmdmformer.mixers import ACmixOperator
 
 CLASSIFIER = 513 * 1000
 
@@ -17,7 +17,7 @@ def count(model):
 
 def set_rates(model, alpha, beta):
     for module in model.modules():
-        if isinstance(module, ACmix):
+        if isinstance(module, ACmixOperator):
             nn.init.constant_(module.rates.alpha, alpha)
             nn.init.constant_(module.rates.beta, beta)
 
