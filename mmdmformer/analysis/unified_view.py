@@ -23,8 +23,13 @@ from torch.utils._pytree import tree_leaves
 
 from ..engine.model import build_model
 from ..engine.runtime import UsageError, read_config_file
-from ..mixers import DMA, DynamicTokenAttention
-from .dynamic_conv import DynamicConv2d, DynamicDepthwiseConv2d, LinformerAttention
+from ..mixers import (
+    DMA,
+    DynamicConv,
+    DynamicDepthwiseConv,
+    DynamicTokenAttention,
+    Linformer,
+)
 from .token_mixers import Description, find_description
 
 
@@ -243,9 +248,10 @@ def view_family() -> list[tuple[str, Row]]:
         ('Swin', DynamicTokenAttention(*swin), windows),
         ('Swin, shifted', _WithMask(DynamicTokenAttention(*swin), mask), windows),
         ('Swin, depth-wise', DynamicTokenAttention(*swin, **depthwise), windows),
-        ('Linformer', LinformerAttention(384, 6, num_tokens=196, num_kernels=64), tokens),
-        ('dynamic convolution', DynamicConv2d(64, 64, 3), image),
-        ('dynamic depth-wise convolution', DynamicDepthwiseConv2d(64), image),
+        ('Linformer', Linformer(384, head_dim=64), torch.rand(1, 384, 14, 14)),
+        ('dynamic convolution', DynamicConv(64), image),
+        ('D-DW-Conv', DynamicDepthwiseConv(64), image),
+        ('D-DW-Conv, homogeneous', DynamicDepthwiseConv(64, homogeneous=True), image),
         ('DMFormer', DMA(64), image),
         ('DMFormer, no gate', DMA(64, gate=False), image),
         ('depth-wise convolution', nn.Conv2d(64, 64, 7, padding=3, groups=64), image),

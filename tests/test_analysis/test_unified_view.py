@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdmformer import DMFormer
+from mmdmformer import TOKEN_MIXERS, DMFormer
 from mmdmformer.analysis.token_mixers import Description, describes
 from mmdmformer.analysis.unified_view import (
     build_backbone,
@@ -247,9 +247,10 @@ def test_members_of_the_family_differ_in_kernels():
         'Swin': (True, 'standard 1x1', '32 -> 49 -> 32'),
         'Swin, shifted': (True, 'standard 1x1', '32 -> 49 -> 32'),
         'Swin, depth-wise': (True, 'depth-wise 1x1', '1'),
-        'Linformer': (True, 'standard 1x1', '64 -> 64 -> 64'),
-        'dynamic convolution': (True, 'standard 3x3', '64 -> 64'),
-        'dynamic depth-wise convolution': (True, 'depth-wise 7x7', '1'),
+        'Linformer': (True, 'standard 1x1', '64 -> 49 -> 64'),
+        'dynamic convolution': (True, 'depth-wise 3x3', '1'),
+        'D-DW-Conv': (True, 'depth-wise 7x7', '1'),
+        'D-DW-Conv, homogeneous': (True, 'depth-wise 7x7', '1'),
         'DMFormer': (True, 'depth-wise 1x1', '1'),
         'DMFormer, no gate': (
             False, 'depth-wise 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3', ''
@@ -257,6 +258,11 @@ def test_members_of_the_family_differ_in_kernels():
         'depth-wise convolution': (False, 'depth-wise 7x7', ''),
     }  # fmt: skip
     assert views['Swin, shifted'].description.selection == 'one region of 7x7 (hard)'
+    assert (
+        views['D-DW-Conv'].description.bank
+        == 'none: a kernel made from the feature at each position'
+    )
+    assert views['D-DW-Conv'].description.selection == 'none'
 
 
 @pytest.mark.parametrize(
@@ -285,6 +291,16 @@ class _OtherWindow(nn.Module):
 
     def forward(self, x):
         return self.mixer(x, window_size=(2, 3))
+
+
+@pytest.mark.parametrize('name', sorted(TOKEN_MIXERS.module_dict))
+def test_registered_mixers_are_described(name):
+    """No product of what comes from the image is left to be guessed."""
+    if name == 'LKA':
+        pytest.skip("VAN's product of maps is what it says")
+    for row in view_network(TOKEN_MIXERS.build(dict(type=name), channels=32), image(32, 6)):
+        assert row.description.selection != 'not described'
+        assert not row.description.selection.startswith('one for each')
 
 
 def test_tables():
