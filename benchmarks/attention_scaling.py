@@ -20,7 +20,7 @@ from torch import nn
 
 from mmdmformer.analysis.benchmark import describe_machine, interleave, measure_peak_bytes
 from mmdmformer.engine.runtime import positive
-from mmdmformer.mixers import DynamicAttention
+from mmdmformer.mixers import DynamicTokenAttention
 
 MIXERS = {
     'softmax': dict(activation='softmax', position='none'),
@@ -96,7 +96,7 @@ def measure(
     passes = []
     for row in rows:
         torch.manual_seed(0)
-        mixer = DynamicAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
+        mixer = DynamicTokenAttention(embed_dims, num_heads, (side, side), **MIXERS[row.name])
         passes.append(_make_pass(mixer.to(device), x, training))
         passes[-1]()  # fills caches
         row.peak_bytes = measure_peak_bytes(passes[-1], device)

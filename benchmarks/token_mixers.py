@@ -9,8 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynamic_conv import DynamicConv2d, DynamicDepthwiseConv2d, LinformerAttention
-from mmdmformer.mixers import DMA, DynamicAttention
+from mmdmformer.mixers import (
+    DMA,
+    DynamicConv,
+    DynamicDepthwiseConv,
+    DynamicTokenAttention,
+    Linformer,
+    SelfAttention,
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,10 @@ def _describe_window_attention(mixer: nn.Module, inputs: dict[str, Any]) -> Desc
     )
 
 
-@describes(DynamicAttention)
-def _describe_dynamic_attention(mixer: DynamicAttention, inputs: dict[str, Any]) -> Description:
+@describes(DynamicTokenAttention)
+def _describe_dynamic_attention(
+    mixer: DynamicTokenAttention, inputs: dict[str, Any]
+) -> Description:
     tokens = _input(inputs).shape[1]
     size, mask = inputs.get('window_size') or mixer.window_size, inputs.get('mask')
     selection = _in_window(size, tokens - size[0] * size[1], mask)
@@ -151,30 +159,38 @@ def _describe_dynamic_attention(mixer: DynamicAttention, inputs: dict[str, Any])
     return replace(view, channels=f'{mixer.head_dims} -> {mixer.head_dims} (merged)')
 
 
-@describes(LinformerAttention)
-def _describe_linformer(mixer: LinformerAttention, inputs: dict[str, Any]) -> Description:
-    tokens, channels = _input(inputs).shape[1:]
+@describes(SelfAttention)
+def _describe_self_attention(mixer: SelfAttention, inputs: dict[str, Any]) -> Description:
+    size = _input(inputs).shape[2:]
+    head_dim = _input(inputs).shape[1] // mixer.attention.num_heads
+    return _token_kernels(size.numel(), head_dim, f'all of {_size(size)} (hard)', 'softmax')
+
+
+@describes(Linformer)
+def _describe_linformer(mixer: Linformer, inputs: dict[str, Any]) -> Description:
+    _, channels, height, width = _input(inputs).shape
     kept = len(mixer.mix_keys)
-    selection = f'{kept} learned mixtures (soft)'
-    view = _token_kernels(kept, channels // mixer.num_heads, selection, 'softmax')
-    return replace(view, bank=_bank(tokens))
+    selection = f'{kept} learned mixtures of {_size([mixer.pool.size] * 2)} averages (soft)'
+    view = _token_kernels(kept, channels // mixer.attention.num_heads, selection, 'softmax')
+    return replace(view, bank=_bank(height * width))
 
 
-@describes(DynamicConv2d)
-def _describe_dynamic_conv(mixer: DynamicConv2d, inputs: dict[str, Any]) -> Description:
-    kernels, out_channels, in_channels, *size = mixer.bank.shape
+@describes(DynamicConv)
+def _describe_dynamic_conv(mixer: DynamicConv, inputs: dict[str, Any]) -> Description:
+    kernels, _, *size = mixer.bank.shape
     return Description(
         f'{kernels} learned kernels',
         'a mixture for each image (soft)',
-        f'standard {_size(size)}',
-        f'{in_channels} -> {out_channels}',
+        f'depth-wise {_size(size)}',
+        '1',
     )
 
 
-@describes(DynamicDepthwiseConv2d)
-def _describe_depthwise_conv(mixer: DynamicDepthwiseConv2d, inputs: dict[str, Any]) -> Description:
+@describes(DynamicDepthwiseConv)
+def _describe_depthwise_conv(mixer: DynamicDepthwiseConv, inputs: dict[str, Any]) -> Description:
+    source = 'the pooled input' if mixer.homogeneous else 'the feature at each position'
     size = _size([mixer.kernel_size] * 2)
-    return Description('one kernel from the pooled input', 'the one', f'depth-wise {size}', '1')
+    return Description(f'none: a kernel made from {source}', 'none', f'depth-wise {size}', '1')
 
 
 @describes(DMA)
@@ -193,7 +209,7 @@ def _describe_dma(mixer: DMA, inputs: dict[str, Any]) -> Description:
     )
 
 
-@describes('mmdmformer.mixers.acmix.ACmix')
+@describes('mmdmformer.mixers.acmix.ACmixOperator')
 def _describe_acmix(mixer: nn.Module, inputs: dict[str, Any]) -> Description:
     """One projection serves attention, whose kernels are dynamic, and a static convolution."""
     shifts = ''

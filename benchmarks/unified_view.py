@@ -22,12 +22,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynamic_conv import DynamicConv2d, DynamicDepthwiseConv2d, LinformerAttention
 from mmdmformer.engine import runtime
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError, read_config_file
 from mmdmformer.engine.variables import CfgOptions
-from mmdmformer.mixers import DMA, DynamicAttention
+from mmdmformer.mixers import (
+    DMA,
+    DynamicConv,
+    DynamicDepthwiseConv,
+    DynamicTokenAttention,
+    Linformer,
+)
 from token_mixers import Description, find_description
 
 
@@ -240,15 +245,16 @@ def view_family() -> list[tuple[str, Row]]:
     vit, swin = (384, 6, (14, 14)), (96, 3, (7, 7))
     depthwise = dict(activation='none', kernel='depthwise')
     mixers = [
-        ('ViT', DynamicAttention(*vit), tokens),
-        ('ViT, scaling', DynamicAttention(*vit, activation='scaling'), tokens),
-        ('ViT, depth-wise', DynamicAttention(*vit, **depthwise), tokens),
-        ('Swin', DynamicAttention(*swin), windows),
-        ('Swin, shifted', _WithMask(DynamicAttention(*swin), mask), windows),
-        ('Swin, depth-wise', DynamicAttention(*swin, **depthwise), windows),
-        ('Linformer', LinformerAttention(384, 6, num_tokens=196, num_kernels=64), tokens),
-        ('dynamic convolution', DynamicConv2d(64, 64, 3), image),
-        ('dynamic depth-wise convolution', DynamicDepthwiseConv2d(64), image),
+        ('ViT', DynamicTokenAttention(*vit), tokens),
+        ('ViT, scaling', DynamicTokenAttention(*vit, activation='scaling'), tokens),
+        ('ViT, depth-wise', DynamicTokenAttention(*vit, **depthwise), tokens),
+        ('Swin', DynamicTokenAttention(*swin), windows),
+        ('Swin, shifted', _WithMask(DynamicTokenAttention(*swin), mask), windows),
+        ('Swin, depth-wise', DynamicTokenAttention(*swin, **depthwise), windows),
+        ('Linformer', Linformer(384, head_dim=64), torch.rand(1, 384, 14, 14)),
+        ('dynamic convolution', DynamicConv(64), image),
+        ('D-DW-Conv', DynamicDepthwiseConv(64), image),
+        ('D-DW-Conv, homogeneous', DynamicDepthwiseConv(64, homogeneous=True), image),
         ('DMFormer', DMA(64), image),
         ('DMFormer, no gate', DMA(64, gate=False), image),
         ('depth-wise convolution', nn.Conv2d(64, 64, 7, padding=3, groups=64), image),

@@ -17,7 +17,7 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers import DynamicAttention
+from ..mixers import DynamicTokenAttention
 
 
 class ShiftedWindows(ShiftWindowMSA):
@@ -56,7 +56,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         in_channels (int): Channels of the image. Defaults to 3.
         window_size (int): Sides of a window in tokens. Weights for another
             size are interpolated when loaded. Defaults to 7.
-        activation (str): See :class:`~mmdmformer.mixers.DynamicAttention`.
+        activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
         kernel (str): Likewise. Defaults to 'standard'.
         position (str): ``'relative'``, in each block, or ``'absolute'``,
@@ -168,7 +168,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
                     stock.shift_size,
                     dict(type='DropPath', drop_prob=getattr(stock.drop, 'drop_prob', 0.0)),
                     pad_small_map,
-                    window_msa=DynamicAttention,
+                    window_msa=DynamicTokenAttention,
                     **mixer_cfg,
                 )
         if self.use_abs_pos_embed:

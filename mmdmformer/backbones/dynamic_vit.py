@@ -19,7 +19,7 @@ from ..layers import (
     checkpoint_forward,
     parse_arch,
 )
-from ..mixers import DynamicAttention
+from ..mixers import DynamicTokenAttention
 
 NUM_STAGES = 4
 
@@ -72,7 +72,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
     Args:
         arch (dict): Sizes of the network.
         mixer_cfg (dict): Arguments of
-            :class:`~mmdmformer.mixers.DynamicAttention`.
+            :class:`~mmdmformer.mixers.DynamicTokenAttention`.
         drop_path (float): Probability of dropping a residual branch.
     """
 
@@ -86,7 +86,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
             norm_cfg=dict(type='LN', eps=1e-6),
         )
         self.drop_path = self.attn.out_drop
-        self.attn = DynamicAttention(channels, num_heads, **mixer_cfg)
+        self.attn = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
 
     def init_weights(self) -> None:
         """Nothing: the network initialises all its layers alike."""
@@ -123,7 +123,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             for; they are interpolated for others. Defaults to 224.
         patch_size (int): Sides of a patch in pixels. Defaults to 16.
         in_channels (int): Channels of the image. Defaults to 3.
-        activation (str): See :class:`~mmdmformer.mixers.DynamicAttention`.
+        activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
         kernel (str): Likewise. Defaults to 'standard'.
         position (str): ``'absolute'``, added to the patches, or
@@ -311,8 +311,11 @@ class DynamicViT(BackboneContract, VisionTransformer):
         return block(x, size)
 
     def _format_output(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        patches = x[:, self.num_extra_tokens :]
         if self.out_type == 'avg_featmap':
-            return x[:, self.num_extra_tokens :].mean(dim=1)
+            return patches.mean(dim=1)
+        if self.out_type == 'featmap':
+            return patches.transpose(1, 2).unflatten(-1, size)
         return super()._format_output(x, size)
 
     def _make_pyramid(

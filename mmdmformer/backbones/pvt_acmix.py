@@ -22,7 +22,7 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers.acmix import ACmix
+from ..mixers.acmix import ACmixOperator
 from ..mixers.acmix_attention import ReducedProjection, TokenAttention, TokenConvolutionPath
 
 NORM_CFG = dict(type='LN', eps=1e-6)
@@ -94,7 +94,7 @@ class PVTACmixBlock(PVTEncoderLayer):
             norm_cfg=NORM_CFG,
         )
         self.checkpointed = with_cp
-        self.attn = ACmix(
+        self.attn = ACmixOperator(
             ReducedProjection(channels, sr_ratio, kv, NORM_CFG),
             attention,
             TokenConvolutionPath(
@@ -264,6 +264,8 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         path_cfg = dict(kernel_size=conv_kernel, shift=shift, align_heads=align_heads)
         for i, (_, layers, _) in enumerate(self.layers):
+            # mmdet leaves NumPy's integers, at which torch.compile breaks the graph.
+            layers[0].pos_shape = tuple(map(int, layers[0].pos_shape))
             layers.extend(
                 PVTACmixBlock(
                     arch['embed_dims'][i],
@@ -282,7 +284,7 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
         if cls_token:
             channels = arch['embed_dims'][last]
             grid = self.layers[last][1][0].pos_shape
-            self.layers[last][1][0] = ClassTokenEmbedding(tuple(map(int, grid)), channels)
+            self.layers[last][1][0] = ClassTokenEmbedding(grid, channels)
             self.layers[last][2] = nn.LayerNorm(channels, eps=NORM_CFG['eps'])
         self._set_contract(num_stages, out_indices, frozen_stages, norm_eval, init_cfg)
 

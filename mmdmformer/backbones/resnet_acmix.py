@@ -16,8 +16,9 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers.acmix import ACmix, ConvolutionPath, check_heads
+from ..mixers.acmix import ACmixOperator, ConvolutionPath
 from ..mixers.acmix_attention import QKVProjection, WindowAttention
+from ..mixers.arguments import check_heads
 
 
 class CheckpointedBottleneck(Bottleneck):
@@ -59,7 +60,7 @@ class ACmixBottleneck(CheckpointedBottleneck):
         super().__init__(*args, **kwargs)
         width, stride = self.mid_channels, self.conv2_stride
         check_heads(width, num_heads)
-        self.conv2 = ACmix(
+        self.conv2 = ACmixOperator(
             QKVProjection(width, (width,) * 3),
             WindowAttention(width, num_heads, window_size, stride),
             ConvolutionPath(3 * num_heads, width // num_heads, width, stride=stride, **path_cfg),

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..layers import Backbone, as_outputs, check_input_size, checkpoint_forward, parse_arch
-from ..mixers.acmix import ACmix, ConvolutionPath
+from ..mixers.acmix import ACmixOperator, ConvolutionPath
 from ..mixers.acmix_attention import PatchwiseAttention, QKVProjection
 
 # Channels of a block per channel of its queries and keys, and of its values.
@@ -22,7 +22,7 @@ class PatchwiseMixer(nn.Module):
     """Patch-wise attention alone: SAN's own operator.
 
     Args:
-        projection (nn.Module): See :class:`~mmdmformer.mixers.ACmix`.
+        projection (nn.Module): See :class:`~mmdmformer.mixers.ACmixOperator`.
         attention (nn.Module): See there.
     """
 
@@ -338,7 +338,7 @@ class SANACmix(SAN):
 
     def _build_mixer(self, channels: int, kernel_size: int, norm_cfg: dict) -> nn.Module:
         relations, values = channels // RELATION_REDUCTION, channels // VALUE_REDUCTION
-        return ACmix(
+        return ACmixOperator(
             *self._attention_parts(channels, kernel_size, norm_cfg),
             ConvolutionPath(2 + values // relations, relations, values, **self.path_cfg),
             self.rates,

@@ -19,7 +19,7 @@ from ..layers import (
     normalise_out_indices,
     parse_arch,
 )
-from ..mixers.acmix import ACmix, ConvolutionPath
+from ..mixers.acmix import ACmixOperator, ConvolutionPath
 from ..mixers.acmix_attention import QKVLinear, ShiftedWindowAttention
 
 
@@ -58,7 +58,7 @@ class ShiftedWindowACmix(nn.Module):
         convolution = ConvolutionPath(
             3 * num_heads, channels // num_heads, channels, mixing_bias=True, **path_cfg
         )
-        self.acmix = ACmix(QKVLinear(channels), attention, convolution, rates)
+        self.acmix = ACmixOperator(QKVLinear(channels), attention, convolution, rates)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:

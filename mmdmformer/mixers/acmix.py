@@ -1,12 +1,15 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """ACmix: convolution and self-attention on shared projections."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..registry import TOKEN_MIXERS
+from .acmix_attention import QKVProjection, WindowAttention
+from .acmix_convolution import ConvolutionPath
+from .arguments import check_choice, count_heads
+from .tokens import keep_format
 
 RATES = (
     'learned',
@@ -17,10 +20,9 @@ RATES = (
     'learned_beta',
     'complementary',
 )
-SHIFTS = ('learned', 'random', 'fixed', 'tensor')
 
 
-class ACmix(nn.Module):
+class ACmixOperator(nn.Module):
     r"""Attention and convolution that share their 1x1 projections.
 
     A PyTorch implementation of the operator of `On the Integration of
@@ -45,7 +47,7 @@ class ACmix(nn.Module):
 
     Examples:
         >>> from mmdmformer.mixers.acmix_attention import QKVProjection, WindowAttention
-        >>> mixer = ACmix(
+        >>> mixer = ACmixOperator(
         ...     QKVProjection(32, (64, 64, 64)),
         ...     WindowAttention(64, num_heads=4, window=7, stride=2),
         ...     ConvolutionPath(num_maps=12, head_dim=16, channels=64, stride=2))
@@ -130,181 +132,68 @@ class PathRates(nn.Module):
         return attention + (convolution if beta is None else beta * convolution)
 
 
-class ConvolutionPath(nn.Module):
-    """The convolution path: maps are mixed at each position, shifted, and summed.
+@TOKEN_MIXERS.register_module()
+class ACmix(ACmixOperator):
+    r"""Attention and convolution on shared projections, as in ResNet-ACmix.
 
-    All maps, of d channels each, come in one tensor or several. A 1x1
-    convolution over the axis of the maps, the same for each of the d channels,
-    gives k^2 maps. A convolution of d groups, each with the k^2 maps of one
-    channel, shifts every map into a direction of its own and sums them, as
-    long as its kernels are what they are initialised with.
+    .. math:: y = \alpha \, \mathrm{att}(q, k, v) + \beta \, \mathrm{conv}(q, k, v), \quad
+        q, k, v = W_q x, W_k x, W_v x
 
-    Sources: section 4 and table 7 of the paper; the released code, whose
-    convolution has no bias and whose output channels are ordered c N + n for
-    channel c of the d and output n of N, whereas the attention's are n d + c.
+    The attention path sees the window around each position, with an encoding
+    of relative positions that is computed from the map's own coordinates; the
+    convolution path mixes the 3 N maps of the N heads, shifts and sums them.
 
-    Args:
-        num_maps (int): Number M of input maps: 3 N for N heads.
-        head_dim (int): Channels d of each map.
-        channels (int): Output channels, a multiple of d.
-        kernel_size (int): Odd kernel size k. Defaults to 3.
-        stride (int): Stride of the output. Defaults to 1.
-        mixing_bias (bool): Whether the mixing of the maps has a bias.
-            Defaults to False.
-        shift (str): How maps are shifted (table 7): ``'learned'``, by kernels
-            that are initialised to do so and then learn; ``'random'``, by
-            kernels that learn from random ones; ``'fixed'``, by kernels that do
-            not learn; ``'tensor'``, by moving tensors. Defaults to 'learned'.
-        align_heads (bool): Whether the output channels are brought into the
-            order of the attention's. Defaults to False, as the released code.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Examples:
-        >>> path = ConvolutionPath(num_maps=6, head_dim=4, channels=8)
-        >>> path(torch.rand(1, 24, 5, 7)).shape
-        torch.Size([1, 8, 5, 7])
-    """
-
-    def __init__(
-        self,
-        num_maps: int,
-        head_dim: int,
-        channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        mixing_bias: bool = False,
-        shift: str = 'learned',
-        align_heads: bool = False,
-    ) -> None:
-        super().__init__()
-        check_odd('kernel_size', kernel_size)
-        check_choice('shift', shift, SHIFTS)
-        if channels % head_dim:
-            raise ValueError(
-                f'the convolution path cannot divide {channels} channels among groups of '
-                f'head_dim={head_dim} maps: give a multiple of it.'
-            )
-        self.num_maps, self.head_dim = num_maps, head_dim
-        self.align_heads = align_heads
-        self.mixing = nn.Conv2d(num_maps, kernel_size**2, 1, bias=mixing_bias)
-        build_shift = TensorShift if shift == 'tensor' else ShiftConvolution
-        arguments = {} if shift == 'tensor' else dict(kernels=shift)
-        self.shift = build_shift(head_dim, channels, kernel_size, stride, **arguments)
-
-    def forward(self, *maps: Tensor) -> Tensor:
-        """Compute the convolution path.
-
-        Args:
-            maps (Tensor): Tensors of shape (B, M_i d, H, W); the M_i add up to
-                ``num_maps``.
-
-        Returns:
-            Tensor: Output of shape (B, channels, ceil(H / s), ceil(W / s)).
-        """
-        x = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
-        mixed = self.mixing(x.unflatten(1, (self.num_maps, self.head_dim)).flatten(3))
-        mixed = mixed.transpose(1, 2).flatten(1, 2).unflatten(2, x.shape[2:])
-        out = self.shift(mixed)
-        if self.align_heads:
-            out = out.unflatten(1, (self.head_dim, -1)).transpose(1, 2).flatten(1, 2)
-        return out
-
-
-class ShiftConvolution(nn.Module):
-    """Convolution with a group for each of d channels, initialised to shift and sum its maps.
-
-    It is no ``nn.Conv2d``, so that no rule for initial weights of convolutions
-    touches its kernels.
+    Source: `On the Integration of Self-Attention and Convolution
+    <https://arxiv.org/abs/2111.14556>`_ (CVPR 2022), equations 13 and 21, with
+    the released code's form of both paths. With a window of side M and a
+    convolution of side k, it costs HWC (3 C + 2 M^2 + 3 k^2 + k^4)
+    multiply-adds, and 2 HWd for the positions.
 
     Args:
-        head_dim (int): Number d of groups.
-        channels (int): Output channels.
-        kernel_size (int): Odd kernel size k.
-        stride (int): Stride. Defaults to 1.
-        kernels (str): ``'learned'``, ``'random'`` or ``'fixed'``; see
+        channels (int): Number C of input and output channels.
+        head_dim (int): Channels d of each head. Defaults to 32.
+        window (int): Odd side M of the attention's window. Defaults to 7.
+        conv_kernel (int): Odd kernel size k of the convolution path.
+            Defaults to 3.
+        rates (str): How the paths are weighed (table 6); see
+            :class:`PathRates`. Defaults to 'learned'.
+        shift (str): How the convolution path shifts maps (table 7); see
             :class:`ConvolutionPath`. Defaults to 'learned'.
 
+    Raises:
+        ValueError: If ``head_dim`` does not divide the channels, or an argument
+            is out of range.
+
     Examples:
-        >>> shift = ShiftConvolution(head_dim=1, channels=1, kernel_size=3)
-        >>> one = torch.zeros(1, 9, 3, 3)
-        >>> one[0, 0, 1, 1] = 1  # the first map is seen through the kernel's first corner
-        >>> shift(one)[0, 0].int()
-        tensor([[0, 0, 0],
-                [0, 0, 0],
-                [0, 0, 1]], dtype=torch.int32)
+        >>> from mmdmformer.mixers import ACmix
+        >>> ACmix(64)(torch.rand(1, 64, 14, 19)).shape
+        torch.Size([1, 64, 14, 19])
     """
 
     def __init__(
         self,
-        head_dim: int,
         channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        kernels: str = 'learned',
+        head_dim: int = 32,
+        window: int = 7,
+        conv_kernel: int = 3,
+        rates: str = 'learned',
+        shift: str = 'learned',
     ) -> None:
-        super().__init__()
-        self.groups, self.stride = head_dim, stride
-        weight = torch.eye(kernel_size**2).view(-1, kernel_size, kernel_size)
-        weight = weight.repeat(channels, 1, 1, 1)
-        if kernels == 'fixed':
-            self.register_buffer('weight', weight)
-            return
-        self.weight = nn.Parameter(weight)
-        if kernels == 'random':
-            nn.init.kaiming_normal_(self.weight, mode='fan_out', nonlinearity='relu')
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, d k^2, H, W) to (B, channels, ceil(H / s), ceil(W / s))."""
-        padding = self.weight.shape[-1] // 2
-        return F.conv2d(x, self.weight, None, self.stride, padding, groups=self.groups)
-
-
-class TensorShift(nn.Module):
-    """What fixed shift kernels compute, by moving tensors.
-
-    Args:
-        head_dim (int): Number d of groups.
-        channels (int): Output channels; those of a group are the same.
-        kernel_size (int): Odd kernel size k.
-        stride (int): Stride. Defaults to 1.
-    """
-
-    def __init__(self, head_dim: int, channels: int, kernel_size: int, stride: int = 1) -> None:
-        super().__init__()
-        self.outputs = channels // head_dim
-        self.kernel_size, self.stride = kernel_size, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, d k^2, H, W) to (B, channels, ceil(H / s), ceil(W / s))."""
-        size, stride = self.kernel_size, self.stride
-        height, width = x.shape[2:]
-        maps = F.pad(x, (size // 2,) * 4).unflatten(1, (-1, size**2))
-        shifted = (
-            maps[:, :, m, y : y + height : stride, x : x + width : stride]
-            for m, (y, x) in enumerate(divmod(m, size) for m in range(size**2))
-        )
-        return sum(shifted).repeat_interleave(self.outputs, 1)
-
-
-def check_heads(channels: int, num_heads: int) -> None:
-    """Raise a ValueError if a number of channels cannot be divided among heads."""
-    if num_heads < 1 or channels % num_heads:
-        possible = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
-        raise ValueError(
-            f'num_heads={num_heads} does not divide {channels} channels: choose one of '
-            f'{", ".join(map(str, possible))}.'
+        num_heads = count_heads(channels, head_dim)
+        super().__init__(
+            QKVProjection(channels, (channels,) * 3),
+            WindowAttention(channels, num_heads, window),
+            ConvolutionPath(3 * num_heads, head_dim, channels, conv_kernel, shift=shift),
+            rates,
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens.
 
-def check_odd(name: str, size: int) -> None:
-    """Raise a ValueError if a kernel or window has no centre."""
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f'{name}={size} must be odd and positive, such as 3 or 7.')
+        Args:
+            x (Tensor): Input of shape (B, C, H, W).
 
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError if a word is none of those that are known."""
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown: choose one of {", ".join(choices)}.')
+        Returns:
+            Tensor: Output of shape (B, C, H, W).
+        """
+        return keep_format(super().forward(x), x)

@@ -10,7 +10,8 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 
 from ..ops.local_attention import aggregate, attend, cut_windows, window_attention
-from .acmix import ConvolutionPath, check_choice, check_heads, check_odd
+from .acmix_convolution import ConvolutionPath
+from .arguments import check_choice, check_heads, check_odd
 
 Maps = tuple[Tensor, ...]
 

@@ -5,6 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..registry import TOKEN_MIXERS
+from .arguments import check_choice, check_positive, count_heads
+from .tokens import to_maps, to_tokens
+from .windows import mix_in_windows
+
 ACTIVATIONS = ('softmax', 'none', 'scaling', 'scaling_relu', 'ln', 'ln_relu')
 KERNELS = ('standard', 'depthwise')
 POSITIONS = ('none', 'relative')
@@ -14,7 +19,102 @@ POSITIONS = ('none', 'relative')
 MAX_DENSE_TOKENS = 24 * 24
 
 
+@TOKEN_MIXERS.register_module()
 class DynamicAttention(nn.Module):
+    r"""Self-attention as two dynamic convolutions, with other activations and kernels.
+
+    With the scores S = Q K^T of a head and its relative positions B, a head's
+    output is one of
+
+    .. math::
+        \mathrm{softmax}(S / \sqrt{d} + B) \, V, \quad (S + B) \, V, \quad (S / d + B) \, V, \quad
+        \mathrm{ReLU}(S / d + B) \, V, \quad \mathrm{LN}(S / \sqrt{d} + B) \, V, \quad
+        \mathrm{ReLU}(\mathrm{LN}(S / \sqrt{d} + B)) \, V
+
+    for the activations ``softmax``, ``none``, ``scaling``, ``scaling_relu``,
+    ``ln`` and ``ln_relu``, or, with depthwise kernels,
+
+    .. math:: q_i \odot (\mathrm{mean}_j \, k_j + \textstyle\sum_j B_{ij} k_j)
+
+    All positions of the map are the bank of kernels, as in a plain vision
+    transformer, or those of a window, as in Swin; see ``window``. The layer
+    norm over keys has no scale and shift, as the number of keys follows the
+    map; in windows that reach beyond the map, its statistics count the padding,
+    as Swin's would. Otherwise padding takes no part.
+
+    Source: `Interpret Vision Transformers as ConvNets with Dynamic
+    Convolutions <https://arxiv.org/abs/2309.10713>`_, equations 3 to 5; what
+    computes is :class:`~mmdmformer.mixers.DynamicTokenAttention`. With N keys
+    (HW, or the square of the window), it costs HWC (4 C + 2 N) multiply-adds;
+    HWC (4 C + 2 d + N) where ``none`` and ``scaling`` are rearranged, and
+    HWC (3 C + N) with depthwise kernels; without positions the N of these
+    two is away.
+
+    Args:
+        channels (int): Number C of input and output channels.
+        head_dim (int): Channels d of each head. Defaults to 32.
+        activation (str): One of the above. Defaults to 'softmax'.
+        kernel (str): ``'standard'`` or ``'depthwise'``, which has no
+            activation (``'none'``). Defaults to 'standard'.
+        position (str): ``'relative'`` or ``'none'``. Defaults to 'relative'.
+        window (int, optional): Side of the windows; None for the whole map.
+            Defaults to None.
+        grid_size (int): Side of the square map that the table of relative
+            positions is for, if there are no windows; it is interpolated for
+            others. Defaults to 14.
+
+    Raises:
+        ValueError: If ``head_dim`` does not divide the channels, or an argument
+            is unknown or does not go with another.
+
+    Examples:
+        >>> import torch
+        >>> from mmdmformer.mixers import DynamicAttention
+        >>> mixer = DynamicAttention(64, activation='scaling')
+        >>> mixer(torch.rand(1, 64, 14, 19)).shape
+        torch.Size([1, 64, 14, 19])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int = 32,
+        activation: str = 'softmax',
+        kernel: str = 'standard',
+        position: str = 'relative',
+        window: int | None = None,
+        grid_size: int = 14,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        side = grid_size if window is None else window
+        check_positive('grid_size' if window is None else 'window', side)
+        self.attention = DynamicTokenAttention(
+            channels,
+            count_heads(channels, head_dim),
+            (side, side),
+            activation,
+            kernel,
+            position,
+            ln_affine=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            x (Tensor): Input of shape (B, C, H, W).
+
+        Returns:
+            Tensor: Output of shape (B, C, H, W).
+        """
+        if self.window is not None:
+            return mix_in_windows(x, self.attention, self.window)
+        tokens = self.attention(to_tokens(x), window_size=tuple(x.shape[2:]))
+        return to_maps(tokens, x)
+
+
+class DynamicTokenAttention(nn.Module):
     """Multi-head self-attention in a window, as two dynamic convolutions.
 
     Keys and values are banks of convolution kernels made from the tokens. With
@@ -71,8 +171,8 @@ class DynamicAttention(nn.Module):
 
     Examples:
         >>> import torch
-        >>> from mmdmformer.mixers import DynamicAttention
-        >>> mixer = DynamicAttention(64, 2, (7, 7), activation='scaling')
+        >>> from mmdmformer.mixers import DynamicTokenAttention
+        >>> mixer = DynamicTokenAttention(64, 2, (7, 7), activation='scaling')
         >>> mixer(torch.rand(8, 49, 64)).shape
         torch.Size([8, 49, 64])
         >>> mixer(torch.rand(1, 140, 64), window_size=(10, 14)).shape
@@ -95,9 +195,9 @@ class DynamicAttention(nn.Module):
         num_extra_tokens: int = 0,
     ) -> None:
         super().__init__()
-        _check_choice('activation', activation, ACTIVATIONS)
-        _check_choice('kernel', kernel, KERNELS)
-        _check_choice('position', position, POSITIONS)
+        check_choice('activation', activation, ACTIVATIONS)
+        check_choice('kernel', kernel, KERNELS)
+        check_choice('position', position, POSITIONS)
         if embed_dims % num_heads:
             raise ValueError(
                 f'embed_dims={embed_dims} must be a multiple of num_heads={num_heads}.'
@@ -227,7 +327,9 @@ class DynamicAttention(nn.Module):
         """Compute B V for ``v`` of shape (B, heads, N, d), 0 for the tokens in front."""
         table = self._table(size)
         in_window = v[..., self.num_extra_tokens :, :]
-        if in_window.shape[-2] > MAX_DENSE_TOKENS:
+        # Some Fourier transforms refuse an empty batch, and ONNX has none for maps.
+        is_large = in_window.shape[-2] > MAX_DENSE_TOKENS and in_window.shape[0] > 0
+        if is_large and not _is_in_onnx_export():
             y = toeplitz_product(table, in_window, size)
         else:
             matrix = toeplitz_matrix(table, size).squeeze(1)
@@ -249,7 +351,7 @@ class DynamicAttention(nn.Module):
         if before is not None:
             scores = scores + before
         if softmax and mask is not None:
-            scores = _by_window(torch.add, scores, mask)
+            scores = _by_window(torch.add, scores, mask.to(scores.dtype))
         attention = self._activate(scores)
         if after is not None:
             attention = attention + after
@@ -263,7 +365,7 @@ class DynamicAttention(nn.Module):
         if self.map_norm is not None:
             scores = self.map_norm(scores)
         elif self.activation.startswith('ln'):
-            scores = F.layer_norm(scores, scores.shape[-1:])
+            scores = _normalize_keys(scores)
         return scores.relu() if self.activation.endswith('relu') else scores
 
     def _depthwise_kernel(self, k: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -273,7 +375,7 @@ class DynamicAttention(nn.Module):
             mean = k.mean(dim=-2, keepdim=True)
             return mean + self._mix_relative(k, size) if relative else mean
         same_region = _same_region(mask, k)
-        k = k.unflatten(0, (-1, mask.shape[0]))
+        k = k.reshape(-1, mask.shape[0], *k.shape[1:])
         weights = same_region / same_region.sum(dim=-1, keepdim=True)
         kernel = torch.einsum('wij,bwhjc->bwhic', weights, k)
         if relative:
@@ -326,7 +428,7 @@ def resize_table(
     sides = [2 * side - 1 for side in window_size]
     new_sides = [2 * side - 1 for side in new_window_size]
     table = table.unflatten(1, sides)
-    if sides == new_sides:
+    if sides == new_sides and not torch.jit.is_tracing():  # a graph may meet other windows
         return table
     # Both have offset 0 in the middle, where it stays. Cubic interpolation knows no half floats.
     exact = table.to(torch.promote_types(table.dtype, torch.float32))
@@ -351,8 +453,21 @@ def toeplitz_matrix(table: Tensor, window_size: tuple[int, int]) -> Tensor:
                 [3., 2.]])
     """
     height, width = window_size
+    if _is_in_onnx_export():  # whose unfold has one size
+        return table.flatten(-2)[..., _relative_indices(window_size, table.device)]
     pairs = table.unfold(-2, height, 1).unfold(-2, width, 1)
     return pairs.flip((-2, -1)).flatten(-4, -3).flatten(-2)
+
+
+def _relative_indices(window_size: tuple[int, int], device: torch.device) -> Tensor:
+    """Where the offset of each pair of tokens lies in a table (2h - 1, 2w - 1), (h w, h w)."""
+    y, x = (
+        place[:, None] - place + side - 1
+        for side in window_size
+        for place in [torch.arange(side, device=device)]
+    )
+    indices = y[:, None, :, None] * (2 * window_size[1] - 1) + x[None, :, None, :]
+    return indices.flatten(2).flatten(0, 1)
 
 
 def toeplitz_product(table: Tensor, v: Tensor, window_size: tuple[int, int]) -> Tensor:
@@ -380,16 +495,24 @@ def toeplitz_product(table: Tensor, v: Tensor, window_size: tuple[int, int]) -> 
     return y.flatten(-2).transpose(-2, -1).to(v.dtype)
 
 
+def _normalize_keys(scores: Tensor) -> Tensor:
+    """Layer norm over the last axis without scale and shift."""
+    if not _is_in_onnx_export():
+        return F.layer_norm(scores, scores.shape[-1:])
+    # ONNX's own has as many scales as keys.
+    centered = scores - scores.mean(dim=-1, keepdim=True)
+    return centered * (centered.square().mean(dim=-1, keepdim=True) + 1e-5).rsqrt()
+
+
+def _is_in_onnx_export() -> bool:
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
 def _by_window(function, maps: Tensor, mask: Tensor) -> Tensor:
     """Apply to maps (B * num_windows, heads, N, N) and a mask (num_windows, N, N)."""
-    by_window = maps.unflatten(0, (-1, mask.shape[0]))
+    by_window = maps.reshape(-1, mask.shape[0], *maps.shape[1:])
     return function(by_window, mask[:, None]).flatten(0, 1)
 
 
 def _same_region(mask: Tensor, like: Tensor) -> Tensor:
     return (mask == 0).to(like.dtype)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown: choose one of {", ".join(choices)}.')

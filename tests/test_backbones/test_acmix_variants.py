@@ -7,8 +7,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmdmformer  # noqa: F401
-from mmdmformer.mixers import ACmix
-from mmdmformer.mixers.acmix import RATES, SHIFTS
+from mmdmformer.mixers import ACmixOperator
+from mmdmformer.mixers.acmix import RATES
+from mmdmformer.mixers.acmix_convolution import SHIFTS
 
 NETWORKS = ('ResNetACmix', 'SANACmix', 'PVTACmix', 'SwinACmix')
 
@@ -20,7 +21,7 @@ def build(network, **kwargs):
 
 
 def shifts(model):
-    return [m.convolution.shift for m in model.modules() if isinstance(m, ACmix)]
+    return [m.convolution.shift for m in model.modules() if isinstance(m, ACmixOperator)]
 
 
 def test_shift_kernels_survive_initialisation(network):
@@ -67,7 +68,7 @@ def test_both_rates_get_gradients_that_agree_with_differences(network):
     torch.manual_seed(0)
     model = build(network).double().eval()
     model.init_weights()
-    rates = [m.rates for m in model.modules() if isinstance(m, ACmix)][-1]
+    rates = [m.rates for m in model.modules() if isinstance(m, ACmixOperator)][-1]
     x = torch.rand(1, 3, 64, 64).double()
     weights = torch.rand_like(model(x)[-1])
 

@@ -187,3 +187,16 @@ def test_drop_path_rises_linearly():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         DynamicSwin(**{'arch': 'nano', **kwargs})
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
+@pytest.mark.parametrize('mode', [dict(), dict(activation='ln'), DEPTHWISE])
+def test_pure_half_precision(dtype, mode):
+    """mmpretrain makes the mask of shifted windows in single precision."""
+    torch.manual_seed(0)
+    model = DynamicSwin('nano', window_size=4, out_indices=(0,), **mode).eval()
+    image = torch.rand(1, 3, 64, 64)
+    (expected,) = model(image)
+    (out,) = model.to(dtype)(image.to(dtype))
+    assert out.dtype == dtype
+    assert (out - expected).norm() / expected.norm() < 0.03

@@ -186,3 +186,14 @@ def test_affine_maps_need_images_of_one_size():
     model = DynamicViT('nano', activation='ln')
     with pytest.raises(ValueError, match='17 tokens meet .* for 197: set ln_affine=False'):
         model(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize('side', [64, 416])  # the latter's positions go through Fourier transforms
+@pytest.mark.parametrize('out_type', ['cls_token', 'avg_featmap', 'featmap', 'pyramid'])
+def test_empty_batch(out_type, side):
+    mixer = dict(activation='scaling', position='relative')
+    model = DynamicViT('nano', out_type=out_type, with_cls_token=out_type == 'cls_token', **mixer)
+    full, empty = (model(torch.rand(batch, 3, side, side))[0] for batch in (1, 0))
+    assert empty.shape == (0, *full.shape[1:])
+    empty.sum().backward()
+    assert model.layers[0].attn.relative_position_bias_table.grad.eq(0).all()

@@ -6,7 +6,7 @@ from mmdet.models import PyramidVisionTransformer
 from torch import nn
 
 from mmdmformer import PVTACmix
-from mmdmformer.mixers import ACmix
+from mmdmformer.mixers import ACmixOperator
 
 CLASSIFIER = 513 * 1000
 
@@ -17,7 +17,7 @@ def count(model):
 
 def set_rates(model, alpha, beta):
     for module in model.modules():
-        if isinstance(module, ACmix):
+        if isinstance(module, ACmixOperator):
             nn.init.constant_(module.rates.alpha, alpha)
             nn.init.constant_(module.rates.beta, beta)
 
@@ -121,3 +121,12 @@ def test_the_class_token_attends_and_is_not_convolved():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PVTACmix(**{'arch': 'nano', **kwargs})
+
+
+@pytest.mark.parametrize('cls_token', [False, True])
+def test_compile_breaks_no_graph(cls_token):
+    """As users call it: ``fullgraph=True`` captures some of what breaks a graph otherwise."""
+    torch.compiler.reset()
+    model = PVTACmix('nano', cls_token=cls_token).eval()
+    explanation = torch._dynamo.explain(model)(torch.rand(1, 3, 64, 96))
+    assert explanation.graph_break_count == 0, explanation.break_reasons

@@ -5,7 +5,7 @@ from mmpretrain.models import ResNet
 from torch import nn
 
 from mmdmformer import BottleneckResNet, ResNetACmix
-from mmdmformer.mixers import ACmix
+from mmdmformer.mixers import ACmixOperator
 
 CLASSIFIER = 2049 * 1000
 
@@ -39,7 +39,7 @@ def test_the_plain_network_is_mmpretrains():
 
 def test_every_bottleneck_mixes_and_strides():
     model = ResNetACmix('26')
-    mixers = [m for m in model.modules() if isinstance(m, ACmix)]
+    mixers = [m for m in model.modules() if isinstance(m, ACmixOperator)]
     assert [m.attention.stride for m in mixers] == [1, 2, 1, 2, 1, 1, 1, 2]
     assert all(m.convolution.shift.stride == m.attention.stride for m in mixers)
     kernels = [m.kernel_size for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -52,7 +52,7 @@ def test_the_attention_path_alone_is_stand_alone_self_attention():
     )
     attention.load_state_dict(mixed.state_dict(), strict=False)
     for module in mixed.modules():
-        if isinstance(module, ACmix):
+        if isinstance(module, ACmixOperator):
             nn.init.ones_(module.rates.alpha), nn.init.zeros_(module.rates.beta)
     x = torch.rand(1, 3, 64, 96).double()
     torch.testing.assert_close(mixed(x), attention(x))

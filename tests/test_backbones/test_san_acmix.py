@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmdmformer import SAN, SANACmix
-from mmdmformer.mixers import ACmix
+from mmdmformer.mixers import ACmixOperator
 
 CLASSIFIER = 2049 * 1000
 
@@ -27,7 +27,7 @@ def test_parameters(arch, plain, acmix, with_bias):
     assert count(SAN(arch)) + CLASSIFIER == plain
     model = SANACmix(arch)
     assert count(model) + CLASSIFIER == acmix
-    mixers = [m for m in model.modules() if isinstance(m, ACmix)]
+    mixers = [m for m in model.modules() if isinstance(m, ACmixOperator)]
     assert acmix + sum(len(m.convolution.shift.weight) for m in mixers) == with_bias
 
 
@@ -36,7 +36,7 @@ def test_without_the_convolution_path_it_is_san():
     missing = mixed.load_state_dict(plain.state_dict(), strict=False)
     assert not missing.unexpected_keys
     for module in mixed.modules():
-        if isinstance(module, ACmix):
+        if isinstance(module, ACmixOperator):
             nn.init.ones_(module.rates.alpha), nn.init.zeros_(module.rates.beta)
     x = torch.rand(1, 3, 64, 96).double()
     torch.testing.assert_close(mixed(x), plain(x))

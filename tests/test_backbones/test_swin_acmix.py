@@ -6,7 +6,7 @@ from torch import nn
 
 from mmdmformer import SwinACmix
 from mmdmformer.analysis.multiply_adds import count_multiply_adds
-from mmdmformer.mixers import ACmix, ConvolutionPath
+from mmdmformer.mixers import ACmixOperator, ConvolutionPath
 
 CLASSIFIER = 769 * 1000
 
@@ -17,7 +17,7 @@ def count(model):
 
 def set_rates(model, alpha, beta):
     for module in model.modules():
-        if isinstance(module, ACmix):
+        if isinstance(module, ACmixOperator):
             nn.init.constant_(module.rates.alpha, alpha)
             nn.init.constant_(module.rates.beta, beta)
 

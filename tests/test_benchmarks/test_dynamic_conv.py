@@ -3,12 +3,8 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from dynamic_conv import (
-    DynamicConv2d,
-    DynamicDepthwiseConv2d,
-    LinformerAttention,
     Projections,
     depthwise_self_attention,
     dynamic_conv,
@@ -16,7 +12,7 @@ from dynamic_conv import (
     self_attention,
     static_conv,
 )
-from mmdmformer.mixers import DynamicAttention
+from mmdmformer.mixers import DynamicConv, DynamicDepthwiseConv, DynamicTokenAttention, Linformer
 
 CHANNELS, HEADS, SIDE = 24, 3, 7
 HEAD_CHANNELS = CHANNELS // HEADS
@@ -139,7 +135,7 @@ class TestDynamicAttention:
     """Every activation and kernel of the study, with class token, windows and masks."""
 
     def build(self, extra_tokens=0, **settings):
-        mixer = DynamicAttention(
+        mixer = DynamicTokenAttention(
             CHANNELS, HEADS, (SIDE, SIDE), num_extra_tokens=extra_tokens, **settings
         )
         if mixer.relative_position_bias_table is not None:
@@ -238,40 +234,43 @@ class TestDynamicAttention:
 
 
 def test_soft_selection_of_linformer():
-    attention = LinformerAttention(CHANNELS, HEADS, num_tokens=SIDE**2, num_kernels=5)
-    x = torch.rand(2, CHANNELS, SIDE, SIDE)
-    steps = self_attention(
-        x,
-        Projections.from_layers(attention.qkv, attention.proj),
-        HEADS,
-        scaled_softmax,
-        selection=(attention.mix_keys, attention.mix_values),
+    """Mixtures of averages are mixtures of all kernels of the bank."""
+    mixer = Linformer(CHANNELS, HEAD_CHANNELS, grid_size=3)
+    averages = mixer.pool(torch.eye(SIDE**2).view(SIDE**2, 1, SIDE, SIDE)).flatten(1).mT
+    key, value = zip(mixer.key_value.weight.chunk(2), mixer.key_value.bias.chunk(2), strict=True)
+    output = mixer.attention.proj
+    projections = Projections(
+        (mixer.query.weight, mixer.query.bias), key, value, (output.weight, output.bias)
     )
-    assert steps.bank.shape == (2, HEADS, 5, HEAD_CHANNELS)
-    assert_equal(steps.output.flatten(2).mT, attention(x.flatten(2).mT))
-
-
-def test_linformer_that_keeps_every_token_is_attention():
-    attention = LinformerAttention(CHANNELS, HEADS, num_tokens=9, num_kernels=9)
-    attention.mix_keys.data = attention.mix_values.data = torch.eye(9)
-    tokens = torch.rand(2, 9, CHANNELS)
-    heads = attention.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-    mixed = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    assert_equal(attention(tokens), attention.proj(mixed))
+    selection = mixer.mix_keys @ averages, mixer.mix_values @ averages
+    x = torch.rand(2, CHANNELS, SIDE, SIDE)
+    steps = self_attention(x, projections, HEADS, scaled_softmax, selection=selection)
+    assert steps.bank.shape == (2, HEADS, 9, HEAD_CHANNELS)
+    assert_equal(steps.output, mixer(x))
 
 
 def test_dynamic_convolution_with_a_bank_of_kernels():
-    """The mixture of kernels convolves as the mixture of convolutions does."""
-    layer = DynamicConv2d(6, 8, kernel_size=3)
+    mixer = DynamicConv(6)
     x = torch.rand(2, 6, SIDE, SIDE)
-    kernels = layer.make_kernels(x)
-    assert kernels.shape == (2, 1, 8, 6, 3, 3) and not kernels[0].allclose(kernels[1])
-    assert_equal(dynamic_conv(x, kernels, padding=1), layer(x))
+    kernels = mixer.mix_kernels(mixer.select(x.mean((2, 3))))
+    assert kernels.shape == (2, 6, 3, 3) and not kernels[0].allclose(kernels[1])
+    assert_equal(dynamic_conv(x, kernels[:, :, None, None], padding=1), mixer(x))
 
 
-def test_dynamic_depthwise_convolution():
-    layer = DynamicDepthwiseConv2d(6, kernel_size=5)
-    x = torch.rand(2, 6, SIDE, SIDE)
-    kernels = layer.make_kernels(x)
-    assert kernels.shape == (2, 6, 1, 1, 5, 5) and not kernels[0].allclose(kernels[1])
-    assert_equal(dynamic_conv(x, kernels, padding=2), layer(x))
+def test_homogeneous_dynamic_depthwise_convolution():
+    mixer = DynamicDepthwiseConv(8, kernel_size=5, homogeneous=True).eval()
+    x = torch.rand(2, 8, SIDE, SIDE)
+    kernels = mixer.make_kernels(x)
+    assert kernels.shape == (2, 8, 5, 5) and not kernels[0].allclose(kernels[1])
+    assert_equal(dynamic_conv(x, kernels[:, :, None, None], padding=2), mixer(x))
+
+
+def test_dynamic_depthwise_convolution_by_position():
+    """Each tap is a 1x1 kernel of each position's own, on a map that is moved."""
+    mixer = DynamicDepthwiseConv(8, kernel_size=3).eval()
+    x = torch.rand(2, 8, SIDE, SIDE)
+    kernels, padded = mixer.make_kernels(x), torch.nn.functional.pad(x, (1,) * 4)
+    assert kernels.shape == (2, 8, 9, SIDE, SIDE)
+    moved = padded.unfold(2, SIDE, 1).unfold(3, SIDE, 1).flatten(2, 3)
+    taps = [dynamic_conv_by_position(moved[:, :, tap], kernels[:, :, tap]) for tap in range(9)]
+    assert_equal(sum(taps), mixer(x))

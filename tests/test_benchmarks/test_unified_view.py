@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmdmformer import DMFormer
+from mmdmformer import TOKEN_MIXERS, DMFormer
 from mmdmformer.engine.runtime import UsageError
-from mmdmformer.mixers import DMA, DynamicAttention
+from mmdmformer.mixers import DMA, DynamicTokenAttention
 from token_mixers import Description, describes
 from unified_view import (
     build_backbone,
@@ -186,7 +186,7 @@ class TestDynamicBackbones:
         pytest.importorskip('mmpretrain')
         options = dict(arch='nano', activation='scaling_relu', window_size=4, pad_small_map=True)
         rows = view_network(build_backbone('DynamicSwin', options), image())
-        mixers = [row for row in rows if row.mixer == 'DynamicAttention']
+        mixers = [row for row in rows if row.mixer == 'DynamicTokenAttention']
         found = [(len(r.paths), r.is_dynamic, r.description.selection) for r in mixers]
         assert found == [(4, True, 'all of 4x4 (hard)'), (4, True, 'one region of 4x4 (hard)')]
         assert mixers[0].description.activation == 'scaling_relu'
@@ -194,7 +194,7 @@ class TestDynamicBackbones:
     def test_grid_of_the_plain_transformer_is_that_of_the_image(self):
         pytest.importorskip('mmpretrain')
         options = dict(arch='nano', position='relative', activation='none', kernel='depthwise')
-        row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicAttention']
+        row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicTokenAttention']
         assert (len(row.paths), row.is_dynamic) == (4, True)
         assert row.description.selection == 'mean of all of 4x4 + 1 (hard)'
         assert row.description.static == 'depth-wise 7x7 on keys'
@@ -215,7 +215,7 @@ class TestACmix:
         pytest.importorskip('mmdmformer.mixers.acmix')
         pytest.importorskip('mmpretrain')
         network = build_backbone('ResNetACmix', dict(arch='nano', rates=rates))
-        row = rows_by_mixer(network, image())['ACmix']
+        row = rows_by_mixer(network, image())['ACmixOperator']
         assert (row.is_dynamic, row.description.static) == (is_dynamic, static)
         if is_dynamic:
             assert row.description.selection == 'all of 7x7 (hard)'
@@ -224,7 +224,7 @@ class TestACmix:
 
     def test_patch_wise_attention_is_depthwise(self):
         pytest.importorskip('mmdmformer.mixers.acmix')
-        row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmix']
+        row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmixOperator']
         assert row.is_dynamic and row.description.kernel.startswith('depth-wise ')
 
 
@@ -247,9 +247,10 @@ def test_members_of_the_family_differ_in_kernels():
         'Swin': (True, 'standard 1x1', '32 -> 49 -> 32'),
         'Swin, shifted': (True, 'standard 1x1', '32 -> 49 -> 32'),
         'Swin, depth-wise': (True, 'depth-wise 1x1', '1'),
-        'Linformer': (True, 'standard 1x1', '64 -> 64 -> 64'),
-        'dynamic convolution': (True, 'standard 3x3', '64 -> 64'),
-        'dynamic depth-wise convolution': (True, 'depth-wise 7x7', '1'),
+        'Linformer': (True, 'standard 1x1', '64 -> 49 -> 64'),
+        'dynamic convolution': (True, 'depth-wise 3x3', '1'),
+        'D-DW-Conv': (True, 'depth-wise 7x7', '1'),
+        'D-DW-Conv, homogeneous': (True, 'depth-wise 7x7', '1'),
         'DMFormer': (True, 'depth-wise 1x1', '1'),
         'DMFormer, no gate': (
             False, 'depth-wise 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3', ''
@@ -257,6 +258,11 @@ def test_members_of_the_family_differ_in_kernels():
         'depth-wise convolution': (False, 'depth-wise 7x7', ''),
     }  # fmt: skip
     assert views['Swin, shifted'].description.selection == 'one region of 7x7 (hard)'
+    assert (
+        views['D-DW-Conv'].description.bank
+        == 'none: a kernel made from the feature at each position'
+    )
+    assert views['D-DW-Conv'].description.selection == 'none'
 
 
 @pytest.mark.parametrize(
@@ -269,7 +275,7 @@ def test_members_of_the_family_differ_in_kernels():
     ],
 )
 def test_static_part_of_dynamic_attention(settings, static):
-    mixer = DynamicAttention(8, 2, (4, 4), num_extra_tokens=1, **settings)
+    mixer = DynamicTokenAttention(8, 2, (4, 4), num_extra_tokens=1, **settings)
     (row,) = view_network(mixer, torch.rand(1, 17, 8))
     assert row.is_dynamic and row.description.static == static
     assert '4x4 + 1 (hard)' in row.description.selection
@@ -285,6 +291,16 @@ class _OtherWindow(nn.Module):
 
     def forward(self, x):
         return self.mixer(x, window_size=(2, 3))
+
+
+@pytest.mark.parametrize('name', sorted(TOKEN_MIXERS.module_dict))
+def test_registered_mixers_are_described(name):
+    """No product of what comes from the image is left to be guessed."""
+    if name == 'LKA':
+        pytest.skip("VAN's product of maps is what it says")
+    for row in view_network(TOKEN_MIXERS.build(dict(type=name), channels=32), image(32, 6)):
+        assert row.description.selection != 'not described'
+        assert not row.description.selection.startswith('one for each')
 
 
 def test_tables():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.analysis import get_model_complexity_info
 from torch import nn
 
-from mmdmformer.mixers import ACmix, ConvolutionPath, PathRates
+from mmdmformer.mixers import ACmixOperator, ConvolutionPath, PathRates
 from mmdmformer.mixers.acmix_attention import (
     PatchwiseAttention,
     QKVProjection,
@@ -22,7 +22,7 @@ from mmdmformer.mixers.acmix_attention import (
 
 def acmix(in_channels=16, channels=16, heads=4, window=7, stride=1, **kwargs):
     rates = kwargs.pop('rates', 'learned')
-    return ACmix(
+    return ACmixOperator(
         QKVProjection(in_channels, (channels,) * 3),
         WindowAttention(channels, heads, window, stride),
         ConvolutionPath(3 * heads, channels // heads, channels, stride=stride, **kwargs),

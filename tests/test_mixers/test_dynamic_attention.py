@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmdmformer.mixers import DynamicAttention, dynamic_attention
+from mmdmformer.mixers import DynamicTokenAttention, dynamic_attention
 from mmdmformer.mixers.dynamic_attention import ACTIVATIONS, toeplitz_matrix, toeplitz_product
 
 HEADS, DIMS = 2, 4
@@ -16,7 +16,7 @@ modes = pytest.mark.parametrize('mode', MODES.values(), ids=MODES)
 
 def build(window_size=(3, 5), **kwargs):
     torch.manual_seed(0)
-    mixer = DynamicAttention(HEADS * DIMS, HEADS, window_size, **kwargs).double()
+    mixer = DynamicTokenAttention(HEADS * DIMS, HEADS, window_size, **kwargs).double()
     for parameter in mixer.parameters():
         torch.nn.init.normal_(parameter)
     return mixer
@@ -284,7 +284,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize('position', ['none', 'relative'])
 @pytest.mark.parametrize('kernel', ['standard', 'depthwise'])
 def test_memory_is_linear(kernel, position, extra):
-    mixer = DynamicAttention(
+    mixer = DynamicTokenAttention(
         64,
         2,
         (14, 14),
@@ -303,7 +303,7 @@ def test_memory_is_linear(kernel, position, extra):
 
 def test_softmax_allocates_the_map_that_the_others_do_without():
     """The measurement above would see an N x N tensor."""
-    mixer = DynamicAttention(64, 2, (8, 8), activation='scaling_relu', position='none')
+    mixer = DynamicTokenAttention(64, 2, (8, 8), activation='scaling_relu', position='none')
     with LargestTensor() as largest:
         mixer(torch.rand(1, 64, 64))
     assert largest.numel == max(3 * 64 * 64, 2 * 64 * 64)
@@ -347,7 +347,7 @@ def test_weights_of_another_window_are_interpolated():
 @modes
 def test_autocast(mode, dtype):
     torch.manual_seed(0)
-    mixer = DynamicAttention(32, 2, (6, 6), **mode)
+    mixer = DynamicTokenAttention(32, 2, (6, 6), **mode)
     x = torch.rand(2, 36, 32)
     expected = mixer(x)
     with torch.autocast('cpu', dtype):
@@ -375,7 +375,7 @@ def test_wrong_arguments(kwargs, message):
 
 def test_wrong_number_of_heads():
     with pytest.raises(ValueError, match='embed_dims=10 must be a multiple of num_heads=4'):
-        DynamicAttention(10, 4, (3, 5))
+        DynamicTokenAttention(10, 4, (3, 5))
 
 
 def test_wrong_number_of_tokens():
