@@ -63,10 +63,20 @@ def read_metafiles(root: Path) -> list[Path]:
 
 
 def read_models(metafile: Path) -> list[dict]:
-    """Read the entries of ``Models`` in a metafile, each with its collection's ``Counting``."""
+    """Read the entries of ``Models`` in a metafile, each with its collection's general fields.
+
+    These are ``Counting`` and, if the paper does not state how it tests segmentation,
+    ``Protocol``, a sentence about it.
+    """
     content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
-    counting = {c['Name']: c.get('Counting', 'all') for c in content['Collections']}
-    return [{'Counting': counting[m['In Collection']], **m} for m in content['Models']]
+    general = {
+        collection['Name']: {
+            'Counting': 'all',
+            **{key: collection[key] for key in ('Counting', 'Protocol') if key in collection},
+        }
+        for collection in content['Collections']
+    }
+    return [{**general[model['In Collection']], **model} for model in content['Models']]
 
 
 def check_sizes(models: list[dict], root: Path) -> list[str]:
@@ -171,9 +181,14 @@ def make_rows(models: list[dict]) -> list[list[str]]:
     for entry in models:
         number += 'Note' in entry
         accuracy = ', '.join(f'{k} {v}' for k, v in entry['Paper'].items() if k in ACCURACIES)
+        accuracy += ' (protocol not stated)' * _lacks_protocol(entry)
         sizes = [cell for key in SIZES for cell in _size_cells(entry, key, f' [{number}]')]
         rows.append([entry['Name'], *sizes, accuracy, entry['Accuracy']])
     return rows
+
+
+def _lacks_protocol(entry: dict) -> bool:
+    return 'Protocol' in entry and 'mIoU' in entry['Paper']
 
 
 def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
@@ -195,9 +210,13 @@ def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
 
 
 def make_notes(models: list[dict]) -> list[str]:
-    """Number the notes of a metafile's entries."""
+    """Number the notes of a metafile's entries, and say why a protocol is not stated."""
     notes = [entry['Note'].strip() for entry in models if 'Note' in entry]
-    return [f'[{number}] {note}' for number, note in enumerate(notes, 1)]
+    protocols = {entry['Protocol'].strip() for entry in models if _lacks_protocol(entry)}
+    return [
+        *(f'[{number}] {note}' for number, note in enumerate(notes, 1)),
+        *(f'Protocol not stated: {reason}' for reason in protocols),
+    ]
 
 
 def make_text(models: list[dict]) -> str:

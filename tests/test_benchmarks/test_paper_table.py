@@ -8,6 +8,8 @@ from paper_table import (
     agrees,
     check_sizes,
     make_markdown,
+    make_notes,
+    make_rows,
     make_text,
     read_metafiles,
     read_models,
@@ -118,6 +120,21 @@ def test_markdown_links_to_the_configs_and_marks_what_differs():
     assert 'multiply-adds at 224x224' in explanation
     assert note == '[1] a note.'
     assert '[Right](configs/family/right.py)' in make_markdown(ENTRIES, '.')
+
+
+def test_every_printed_miou_of_a_paper_that_states_no_protocol_says_so():
+    models = read_models(ROOT / 'configs/dmformer/metafile.yml')
+    accuracies = {
+        entry['Name']: row[-2] for entry, row in zip(models, make_rows(models), strict=True)
+    }
+    assert accuracies['Semantic FPN, DMFormer-S'] == 'mIoU 47.2 (protocol not stated)'
+    assert accuracies['UperNet, DMFormer-S'] == 'mIoU 47.6 (protocol not stated)'
+    assert accuracies['DMFormer-S'] == 'Top-1 82.8'
+    assert [name for name, text in accuracies.items() if 'mIoU' in text] == [
+        name for name, text in accuracies.items() if 'protocol' in text
+    ]
+    *_, reason = make_notes(models)
+    assert reason.startswith("Protocol not stated: the paper names PoolFormer's and Swin's schemes")
 
 
 def test_text_is_aligned():

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """ACmix's configs, with the baselines that the toolboxes lack."""
 
-from .courses import Course, coco, imagenet, semantic_fpn, upernet
+from .courses import Course, coco, cosine, imagenet, semantic_fpn, upernet
 from .family import Family, Recipe
 
 RATES = r'.*\.rates\.(alpha|beta)'
@@ -17,12 +17,12 @@ def adamw(lr: float, weight_decay: float) -> dict:
     return dict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
 
 
-def in1k_100e(arch: str) -> Recipe:
+def in1k_100e(arch: str, course: Course) -> Recipe:
     return Recipe(
         optimizer=sgd(0.1),
         batch=256,
         length=dict(max_epochs=100),
-        course=imagenet(100, 5, 0.1, 0.025, 0.0, epoch=5005, batch=256),
+        course=course,
         arch=arch,
         drop_path_rate=None,
         spared=RATES,
@@ -113,8 +113,10 @@ FAMILY = Family(
         'swin-acmix-t_upernet_8xb2-160k_ade20k-512x512': 60_303_416,
     },
     recipes={
-        'resnet-acmix-50_8xb32_in1k': in1k_100e('50'),
-        'san-acmix-19_8xb32_in1k': in1k_100e('19'),
+        'resnet-acmix-50_8xb32_in1k': in1k_100e(
+            '50', imagenet(100, 5, 0.1, 0.025, 0.0, epoch=5005, batch=256)
+        ),
+        'san-acmix-19_8xb32_in1k': in1k_100e('19', cosine(100, 0.1, 5005, 256)),
         'pvt-acmix-t_8xb128_in1k': Recipe(
             optimizer=adamw(1e-3, 0.05),
             batch=1024,
@@ -125,6 +127,7 @@ FAMILY = Family(
             spares_norms=True,
             spared=PVT,
             repeated_augmentation=True,
+            head_std=0.02,
         ),
         'swin-acmix-t_8xb128_in1k': Recipe(
             optimizer=adamw(1e-3, 0.05),
@@ -136,6 +139,7 @@ FAMILY = Family(
             spares_norms=True,
             spared=rf'.*\.bias|{SWIN}',
             clip_grad=dict(max_norm=5.0),
+            head_std=0.02,
         ),
         'retinanet_resnet-acmix-50_fpn_8xb2-1x_coco': retinanet_sgd('50'),
         'retinanet_san-acmix-19_fpn_8xb2-1x_coco': retinanet_sgd('19'),

@@ -28,6 +28,7 @@ def classifier(arch: str, drop_path_rate: float, averaged: bool) -> Recipe:
         clip_grad=dict(max_norm=5.0),
         repeated_augmentation=averaged,
         ema=averaged,
+        head_std=0.02,
     )
 
 
