@@ -2,6 +2,8 @@
 from pathlib import Path
 
 import pytest
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
 
 from markdown_pages import replace_between
 from paper_table import (
@@ -15,6 +17,7 @@ from paper_table import (
     read_models,
     update_readme,
 )
+from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 METAFILES = read_metafiles(ROOT)
@@ -72,6 +75,28 @@ def test_exactly_three_printed_cells_of_dmformer_differ():
         ('RetinaNet, DMFormer-L', 'Parameters'): '54.8 M',
         ('Mask R-CNN, DMFormer-L', 'Parameters'): '64.7 M',
     }
+
+
+def test_all_but_one_of_the_45_printed_cells_of_the_dynamic_convolutions_are_exact():
+    models = read_models(ROOT / 'configs/dynamic/metafile.yml')
+    printed = [key for entry in models for key in entry['Paper'] if key in entry['Metadata']]
+    assert len(printed) == 45 == 3 * printed.count('Activations')
+    assert differing_cells(models) == {
+        ('DeiT-B, relative positions, depth-wise', 'FLOPs'): '15.830 G'
+    }
+
+
+@pytest.mark.parametrize('name', ['Swin-B, scaling', 'DeiT-S, relative positions, scaling'])
+def test_counts_are_those_of_mmengines_stock_counter(name):
+    models = read_models(ROOT / 'configs/dynamic/metafile.yml')
+    (entry,) = (entry for entry in models if entry['Name'] == name)
+    model = build_model(Config.fromfile(ROOT / entry['Config'])).eval()
+    model.forward = model.extract_feat  # as mmpretrain's get_flops.py
+    counted = get_model_complexity_info(model, (3, 224, 224), show_table=False, show_arch=False)
+    assert counted['flops'] == entry['Metadata']['FLOPs']
+    assert counted['activations'] == entry['Metadata']['Activations']
+    assert agrees(entry['Paper']['FLOPs'], counted['flops'])
+    assert agrees(entry['Paper']['Activations'], counted['activations'])
 
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
@@ -135,6 +160,14 @@ def test_every_printed_miou_of_a_paper_that_states_no_protocol_says_so():
     ]
     *_, reason = make_notes(models)
     assert reason.startswith("Protocol not stated: the paper names PoolFormer's and Swin's schemes")
+
+
+def test_activations_have_columns_where_a_model_has_them():
+    entry = dict(ENTRIES[0], Metadata=dict(ENTRIES[0]['Metadata'], Activations=11_947_272))
+    entry['Paper'] = {**entry['Paper'], 'Activations': '11.947 M'}
+    header, _, row = make_markdown([entry], '.').split('\n\n')[0].splitlines()
+    assert '| FLOPs | paper | difference | activations | paper | difference | accuracy' in header
+    assert '| 11.947 M | 11.947 M | +0.000 M |' in row
 
 
 def test_text_is_aligned():

@@ -110,6 +110,7 @@ FAMILY = Family(
     },
     variants=(
         {'activation'},
+        {'activation', 'mask_by_einsum'},
         {'position'},
         {'activation', 'position'},
         {'activation', 'position', 'with_cls_token', 'out_type'},
