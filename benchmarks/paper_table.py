@@ -264,12 +264,25 @@ def make_markdown(models: list[dict], folder: str) -> str:
     Returns:
         str: The text.
     """
+    explanation = EXPLANATION.format(COUNTED[models[0]['Counting']])
+    return '\n\n'.join([make_linked_rows(models, folder), explanation, *make_notes(models)])
+
+
+def make_linked_rows(models: list[dict], folder: str) -> str:
+    """Make the table in Markdown, with links to the configs, and nothing else.
+
+    Args:
+        models (list[dict]): See :func:`make_markdown`.
+        folder (str): See there.
+
+    Returns:
+        str: The text.
+    """
     header = make_header(models)
     lines = [_row(header), _row(['---'] * len(header))]
     for entry, (name, *cells) in zip(models, make_rows(models), strict=True):
         lines.append(_row([f'[{name}]({os.path.relpath(entry["Config"], folder)})', *cells]))
-    explanation = EXPLANATION.format(COUNTED[models[0]['Counting']])
-    return '\n\n'.join(['\n'.join(lines), explanation, *make_notes(models)])
+    return '\n'.join(lines)
 
 
 def _row(cells: list[str]) -> str:

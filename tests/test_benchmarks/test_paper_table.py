@@ -6,6 +6,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 
 from markdown_pages import replace_between
+from mmdmformer.engine.model import build_model
 from paper_table import (
     agrees,
     check_sizes,
@@ -17,7 +18,6 @@ from paper_table import (
     read_models,
     update_readme,
 )
-from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 METAFILES = read_metafiles(ROOT)
