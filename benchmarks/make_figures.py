@@ -155,6 +155,11 @@ FIGURES = (
         needs_demo=True,
     ),
     Figure(
+        f'{IMAGES}/accuracy.png',
+        'accuracies that the papers print over parameters',
+        f'python benchmarks/plot_accuracy.py --out {IMAGES}/accuracy.png',
+    ),
+    Figure(
         'benchmarks/convergence/curves.png',
         'how fast a network learns with each activation of its attention',
         'python benchmarks/convergence.py --out benchmarks/convergence',

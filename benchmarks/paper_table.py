@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis import ActivationAnalyzer, FlopAnalyzer
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.progress import track
@@ -26,14 +26,8 @@ from mmdmformer.engine.model import build_model
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = '<!-- paper table -->', '<!-- end of paper table -->'
 UNITS = {'M': 1e6, 'G': 1e9}
-SIZES = ('Parameters', 'FLOPs')
+SIZES = ('Parameters', 'FLOPs', 'Activations')  # the last in few papers
 ACCURACIES = ('Top-1', 'Box AP', 'Mask AP', 'mIoU')
-HEADER = [
-    'model',
-    *('parameters', 'paper', 'difference'),
-    *('FLOPs', 'paper', 'difference'),
-    *('accuracy, paper', 'accuracy, ours'),
-]
 EXPLANATION = (
     'No network was trained on ImageNet, COCO or ADE20K here. Sizes are computed from the configs; '
     '{}. Bold: printed sizes that the exact ones do not round to.'
@@ -41,7 +35,10 @@ EXPLANATION = (
 # What a collection's `Counting` says of its FLOPs. By default mmengine counts, norms included.
 COUNTED = {
     'all': 'FLOPs are multiply-adds at 224x224 pixels',
-    'backbone': 'FLOPs are multiply-adds of the backbone at 224x224 pixels, without the classifier',
+    'backbone': (
+        'FLOPs are multiply-adds of the backbone at 224x224 pixels, without the classifier, and '
+        'activations the numbers that its convolutions and matrix products put out'
+    ),
     'products': (
         'FLOPs are multiply-adds of convolutions and matrix products, at 224x224 pixels or the '
         'size that is given'
@@ -63,10 +60,20 @@ def read_metafiles(root: Path) -> list[Path]:
 
 
 def read_models(metafile: Path) -> list[dict]:
-    """Read the entries of ``Models`` in a metafile, each with its collection's ``Counting``."""
+    """Read the entries of ``Models`` in a metafile, each with its collection's general fields.
+
+    These are ``Counting`` and, if the paper does not state how it tests segmentation,
+    ``Protocol``, a sentence about it.
+    """
     content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
-    counting = {c['Name']: c.get('Counting', 'all') for c in content['Collections']}
-    return [{'Counting': counting[m['In Collection']], **m} for m in content['Models']]
+    general = {
+        collection['Name']: {
+            'Counting': 'all',
+            **{key: collection[key] for key in ('Counting', 'Protocol') if key in collection},
+        }
+        for collection in content['Collections']
+    }
+    return [{**general[model['In Collection']], **model} for model in content['Models']]
 
 
 def check_sizes(models: list[dict], root: Path) -> list[str]:
@@ -101,7 +108,8 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
         dict[str, int]: ``Parameters`` and, where the entry has them, ``FLOPs``: multiply-adds for
         an image of 224x224 pixels or of the height and width in ``Input``, counted by
         :mod:`mmengine.analysis` or, with ``Counting: products``, by
-        :func:`~.multiply_adds.count_multiply_adds`.
+        :func:`~.multiply_adds.count_multiply_adds`; and ``Activations``: what convolutions and
+        matrix products put out, also counted by :mod:`mmengine.analysis`.
     """
     model = build_model(Config.fromfile(root / entry['Config'])).eval()
     counted = {'Parameters': sum(p.numel() for p in model.parameters())}
@@ -109,7 +117,10 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
         if entry['Counting'] == 'products':
             counted['FLOPs'] = count_multiply_adds(model, entry.get('Input', (224, 224)))
         else:
-            counted['FLOPs'] = _count_with_mmengine(model, entry['Counting'] != 'backbone')
+            network = _Network(model, with_head=entry['Counting'] != 'backbone')
+            counted['FLOPs'] = _count_with_mmengine(FlopAnalyzer, network)
+            if 'Activations' in entry['Metadata']:
+                counted['Activations'] = _count_with_mmengine(ActivationAnalyzer, network)
     return counted
 
 
@@ -126,9 +137,8 @@ class _Network(nn.Module):
         return self.classifier.head(features) if self.with_head else features
 
 
-def _count_with_mmengine(classifier: nn.Module, with_head: bool) -> int:
-    network = _Network(classifier, with_head)
-    return int(FlopAnalyzer(network, torch.rand(1, 3, 224, 224)).total())
+def _count_with_mmengine(analyzer: type, network: nn.Module) -> int:
+    return int(analyzer(network, torch.rand(1, 3, 224, 224)).total())
 
 
 def agrees(printed: str, exact: int) -> bool:
@@ -154,6 +164,25 @@ def is_printed(entry: dict) -> bool:
     return any(key in entry['Paper'] for key in SIZES)
 
 
+def make_header(models: list[dict]) -> list[str]:
+    """Make the header of a table of printed and exact sizes, and of accuracies.
+
+    Args:
+        models (list[dict]): Entries of a metafile.
+
+    Returns:
+        list[str]: The cells. Activations are there if a model has them.
+    """
+    names = {'Parameters': 'parameters', 'FLOPs': 'FLOPs', 'Activations': 'activations'}
+    sizes = [cell for key in _shown_sizes(models) for cell in (names[key], 'paper', 'difference')]
+    return ['model', *sizes, 'accuracy, paper', 'accuracy, ours']
+
+
+def _shown_sizes(models: list[dict]) -> list[str]:
+    has_activations = any('Activations' in entry['Metadata'] for entry in models)
+    return [key for key in SIZES if key != 'Activations' or has_activations]
+
+
 def make_rows(models: list[dict]) -> list[list[str]]:
     """Make the cells of a table of printed and exact sizes, and of accuracies.
 
@@ -164,16 +193,21 @@ def make_rows(models: list[dict]) -> list[list[str]]:
         models (list[dict]): Entries of a metafile.
 
     Returns:
-        list[list[str]]: One row for each entry, with the cells of ``HEADER``.
+        list[list[str]]: One row for each entry, with the cells of :func:`make_header`.
     """
-    rows = []
+    rows, keys = [], _shown_sizes(models)
     number = 0
     for entry in models:
         number += 'Note' in entry
         accuracy = ', '.join(f'{k} {v}' for k, v in entry['Paper'].items() if k in ACCURACIES)
-        sizes = [cell for key in SIZES for cell in _size_cells(entry, key, f' [{number}]')]
+        accuracy += ' (protocol not stated)' * _lacks_protocol(entry)
+        sizes = [cell for key in keys for cell in _size_cells(entry, key, f' [{number}]')]
         rows.append([entry['Name'], *sizes, accuracy, entry['Accuracy']])
     return rows
+
+
+def _lacks_protocol(entry: dict) -> bool:
+    return 'Protocol' in entry and 'mIoU' in entry['Paper']
 
 
 def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
@@ -181,7 +215,11 @@ def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
     if key not in entry['Metadata']:
         return ['', entry['Paper'].get(key, ''), '']
     exact = entry['Metadata'][key]
-    shown = f'{exact:,}' if key == 'Parameters' else f'{exact / 1e9:.3f} G'
+    shown = {
+        'Parameters': f'{exact:,}',
+        'FLOPs': f'{exact / 1e9:.3f} G',
+        'Activations': f'{exact / 1e6:.3f} M',
+    }[key]
     if key == 'FLOPs' and 'Input' in entry:
         shown += ' at {}x{}'.format(*entry['Input'])
     if key not in entry['Paper']:
@@ -195,14 +233,18 @@ def _size_cells(entry: dict, key: str, mark: str) -> list[str]:
 
 
 def make_notes(models: list[dict]) -> list[str]:
-    """Number the notes of a metafile's entries."""
+    """Number the notes of a metafile's entries, and say why a protocol is not stated."""
     notes = [entry['Note'].strip() for entry in models if 'Note' in entry]
-    return [f'[{number}] {note}' for number, note in enumerate(notes, 1)]
+    protocols = {entry['Protocol'].strip() for entry in models if _lacks_protocol(entry)}
+    return [
+        *(f'[{number}] {note}' for number, note in enumerate(notes, 1)),
+        *(f'Protocol not stated: {reason}' for reason in protocols),
+    ]
 
 
 def make_text(models: list[dict]) -> str:
     """Make the table as text with aligned columns, and its notes."""
-    rows = [HEADER, *make_rows(models)]
+    rows = [make_header(models), *make_rows(models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -222,11 +264,25 @@ def make_markdown(models: list[dict], folder: str) -> str:
     Returns:
         str: The text.
     """
-    lines = [_row(HEADER), _row(['---'] * len(HEADER))]
+    explanation = EXPLANATION.format(COUNTED[models[0]['Counting']])
+    return '\n\n'.join([make_linked_rows(models, folder), explanation, *make_notes(models)])
+
+
+def make_linked_rows(models: list[dict], folder: str) -> str:
+    """Make the table in Markdown, with links to the configs, and nothing else.
+
+    Args:
+        models (list[dict]): See :func:`make_markdown`.
+        folder (str): See there.
+
+    Returns:
+        str: The text.
+    """
+    header = make_header(models)
+    lines = [_row(header), _row(['---'] * len(header))]
     for entry, (name, *cells) in zip(models, make_rows(models), strict=True):
         lines.append(_row([f'[{name}]({os.path.relpath(entry["Config"], folder)})', *cells]))
-    explanation = EXPLANATION.format(COUNTED[models[0]['Counting']])
-    return '\n\n'.join(['\n'.join(lines), explanation, *make_notes(models)])
+    return '\n'.join(lines)
 
 
 def _row(cells: list[str]) -> str:

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/classifier_plain.py',
     '../_base_/datasets/imagenet_224_plain.py',
-    '../_base_/schedules/sgd_100e_in1k.py',
+    '../_base_/schedules/sgd-cosine_100e_in1k.py',
     '../_base_/classification_runtime.py',
 ]
 

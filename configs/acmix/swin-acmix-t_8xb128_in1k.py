@@ -1,6 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = [
-    '../_base_/models/classifier.py',
+    '../_base_/models/classifier_transformer.py',
     '../_base_/datasets/imagenet_224.py',
     '../_base_/schedules/adamw-clip_300e_in1k.py',
     '../_base_/classification_runtime.py',

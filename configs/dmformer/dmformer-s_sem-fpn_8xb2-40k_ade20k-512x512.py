@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = [
     '../_base_/models/sem-fpn.py',
-    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/datasets/ade20k_512x512_multiple-32.py',
     '../_base_/schedules/adamw_40k_ade20k.py',
     '../_base_/segmentation_runtime.py',
 ]

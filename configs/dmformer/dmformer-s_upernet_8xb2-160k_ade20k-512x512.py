@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 pretrained = None  # file or URL of an ImageNet checkpoint; None trains from scratch
-drop_path_rate = 0.1
+drop_path_rate = 0.3
 
 model = dict(
     backbone=dict(

@@ -31,7 +31,11 @@ train_pipeline[4].update(prob=0.0)  # a mirrored digit is no digit
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=image_scale)
 tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[0][0].update(scale=image_scale)
+resizes = [
+    dict(type='Resize', scale=tuple(int(side * ratio) for side in image_scale), keep_ratio=True)
+    for ratio in _base_.test_ratios
+]
+tta_pipeline[1].update(transforms=[resizes, *tta_pipeline[1].transforms[1:]])
 
 # ADE20KDataset itself admits the classes of ADE20K alone.
 dataset = dict(

@@ -31,7 +31,7 @@ train_pipeline[1].update(scale=image_size, crop_ratio_range=crop_area)
 train_pipeline[2].update(prob=0.0)  # a mirrored digit is no digit
 train_pipeline[3].update(magnitude_level=3)
 test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=int(image_size / 0.9))
+test_pipeline[1].update(scale=int(image_size * 256 / 224))
 test_pipeline[2].update(crop_size=image_size)
 tta_pipeline = _base_.tta_pipeline
 tta_pipeline[1].update(

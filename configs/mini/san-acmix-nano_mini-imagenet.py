@@ -10,7 +10,6 @@ batch_size = 32
 num_workers = 2
 lr = 0.01
 max_epochs = 6
-warmup_epochs = 1
 
 model = dict(
     data_preprocessor=dict(num_classes=len(classes)),
@@ -37,8 +36,7 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=lr))
 param_scheduler = _base_.param_scheduler
-param_scheduler[0].update(end=warmup_epochs)
-param_scheduler[1].update(T_max=max_epochs - warmup_epochs, begin=warmup_epochs, end=max_epochs)
+param_scheduler[0].update(T_max=max_epochs, end=max_epochs)
 train_cfg = dict(max_epochs=max_epochs)
 auto_scale_lr = dict(base_batch_size=batch_size)
 default_hooks = dict(logger=dict(interval=10))

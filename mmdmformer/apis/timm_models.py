@@ -36,6 +36,7 @@ except ImportError as error:
 
 _FIRST_CONV = dict(
     BottleneckResNet='conv1',
+    ConvSwin='patch_embed.projection',
     DMFormer='stem.0',
     DynamicSwin='patch_embed.projection',
     DynamicViT='patch_embed.projection',

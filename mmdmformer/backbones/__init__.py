@@ -18,6 +18,7 @@ from .san_acmix import SAN, SANACmix
 # network: (its module here, the toolbox that it needs); the class registers itself with force=True
 _ON_TOOLBOXES = {
     'BottleneckResNet': ('resnet_acmix', 'mmpretrain'),
+    'ConvSwin': ('swin_acmix', 'mmpretrain'),
     'PVTACmix': ('pvt_acmix', 'mmdet'),
     'ResNetACmix': ('resnet_acmix', 'mmpretrain'),
     'SwinACmix': ('swin_acmix', 'mmpretrain'),

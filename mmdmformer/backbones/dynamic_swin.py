@@ -65,6 +65,8 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         rel_on_values (bool): Likewise. Defaults to False.
         rel_per_channel (bool): Likewise. Defaults to False.
         ln_affine (bool): Likewise. Defaults to True.
+        mask_by_einsum (bool): Likewise; the paper's Swin-B with scaling is
+            counted so, and its Swin-T is not. Defaults to False.
         pad_small_map (bool): Whether maps smaller than a window are padded,
             and those of its size have shifted windows too, as detection and
             segmentation need. Defaults to False.
@@ -124,6 +126,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         rel_on_values: bool = False,
         rel_per_channel: bool = False,
         ln_affine: bool = True,
+        mask_by_einsum: bool = False,
         pad_small_map: bool = False,
         drop_path_rate: float = 0.0,
         out_indices: int | Sequence[int] = -1,
@@ -157,6 +160,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             rel_on_values=rel_on_values,
             rel_per_channel=rel_per_channel,
             ln_affine=ln_affine,
+            mask_by_einsum=mask_by_einsum,
         )
         for stage, num_heads in zip(self.stages, arch['num_heads'], strict=True):
             for block in stage.blocks:

@@ -133,8 +133,8 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
 
     Args:
         arch (str | dict): ``'tiny'`` (``'t'``), ``'small'`` (``'s'``),
-            ``'nano'`` (ours, for CPUs and tests), or a dict with one number
-            per stage in each of
+            ``'large'`` (``'l'``), ``'nano'`` (ours, for CPUs and tests), or a
+            dict with one number per stage in each of
 
             - **embed_dims** (Sequence[int]): channels,
             - **depths** (Sequence[int]): blocks,
@@ -208,6 +208,16 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
             dict(
                 embed_dims=(64, 128, 320, 512),
                 depths=(3, 4, 6, 3),
+                num_heads=(1, 2, 5, 8),
+                mlp_ratios=(8, 8, 4, 4),
+                sr_ratios=(8, 4, 2, 1),
+            ),
+        ),
+        **dict.fromkeys(
+            ['l', 'large'],
+            dict(
+                embed_dims=(64, 128, 320, 512),
+                depths=(3, 8, 27, 3),
                 num_heads=(1, 2, 5, 8),
                 mlp_ratios=(8, 8, 4, 4),
                 sr_ratios=(8, 4, 2, 1),

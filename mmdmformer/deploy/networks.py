@@ -15,6 +15,7 @@ from .resampling import make_exportable
 
 STAGES = (0, 1, 2, 3)
 _FIXED_TO_A_SIZE = (
+    'ConvSwin',
     'DynamicSwin',
     'DynamicViT',
     'PVTACmix',

@@ -163,6 +163,9 @@ class DynamicTokenAttention(nn.Module):
         ln_affine (bool): Whether ``ln`` and ``ln_relu`` learn a scale and a
             shift for each key, which fixes the number of keys.
             Defaults to True.
+        mask_by_einsum (bool): Whether a mask is applied as an einsum, which
+            counters of operations see, not as an element-wise product, which
+            they do not; the values are the same. Defaults to False.
         num_extra_tokens (int): Tokens in front of the window's.
             Defaults to 0.
 
@@ -192,6 +195,7 @@ class DynamicTokenAttention(nn.Module):
         rel_on_values: bool = False,
         rel_per_channel: bool = False,
         ln_affine: bool = True,
+        mask_by_einsum: bool = False,
         num_extra_tokens: int = 0,
     ) -> None:
         super().__init__()
@@ -219,6 +223,7 @@ class DynamicTokenAttention(nn.Module):
         self.activation = activation
         self.depthwise = depthwise
         self.rel_on_values = rel_on_values
+        self.mask_by_einsum = mask_by_einsum
         self.num_extra_tokens = num_extra_tokens
         self.head_dims = embed_dims // num_heads
         self.scale = qk_scale if qk_scale is not None else self._default_scale()
@@ -356,7 +361,8 @@ class DynamicTokenAttention(nn.Module):
         if after is not None:
             attention = attention + after
         if mask is not None and not (softmax and after is None):
-            attention = _by_window(torch.mul, attention, _same_region(mask, attention))
+            multiply = _multiply_by_einsum if self.mask_by_einsum else torch.mul
+            attention = _by_window(multiply, attention, _same_region(mask, attention))
         return attention @ v
 
     def _activate(self, scores: Tensor) -> Tensor:
@@ -512,6 +518,10 @@ def _by_window(function, maps: Tensor, mask: Tensor) -> Tensor:
     """Apply to maps (B * num_windows, heads, N, N) and a mask (num_windows, N, N)."""
     by_window = maps.reshape(-1, mask.shape[0], *maps.shape[1:])
     return function(by_window, mask[:, None]).flatten(0, 1)
+
+
+def _multiply_by_einsum(maps: Tensor, mask: Tensor) -> Tensor:
+    return torch.einsum('wij,bwhij->bwhij', mask.squeeze(1), maps)
 
 
 def _same_region(mask: Tensor, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ BACKBONES = {
     'SANACmix': dict(type='SANACmix', arch='nano'),
     'PVTACmix': dict(type='PVTACmix', arch='nano'),
     'SwinACmix': dict(type='SwinACmix', arch='nano'),
+    'ConvSwin': dict(type='ConvSwin', arch='nano'),
 }
 
 pytestmark = pytest.mark.parametrize('cfg', BACKBONES.values(), ids=BACKBONES)

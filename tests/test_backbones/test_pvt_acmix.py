@@ -22,7 +22,9 @@ def set_rates(model, alpha, beta):
             nn.init.constant_(module.rates.beta, beta)
 
 
-@pytest.mark.parametrize(('arch', 'acmix'), [('tiny', 13_396_128), ('s', 24_824_755)])
+@pytest.mark.parametrize(
+    ('arch', 'acmix'), [('tiny', 13_396_128), ('s', 24_824_755), ('large', 62_297_329)]
+)
 def test_parameters(arch, acmix):
     model = PVTACmix(arch, cls_token=True)
     assert count(model) + CLASSIFIER == acmix

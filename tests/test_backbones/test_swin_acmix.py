@@ -4,7 +4,7 @@ import torch
 from mmpretrain.models import SwinTransformer
 from torch import nn
 
-from mmdmformer import SwinACmix
+from mmdmformer import ConvSwin, SwinACmix
 from mmdmformer.analysis.multiply_adds import count_multiply_adds
 from mmdmformer.mixers import ACmixOperator, ConvolutionPath
 
@@ -27,26 +27,37 @@ def test_parameters(arch, acmix):
     assert count(SwinACmix(arch)) + CLASSIFIER == acmix
 
 
+def test_convolutions_in_place_of_attention_have_the_parameters_that_the_paper_prints():
+    """Conv-Swin-T of Table 6: 39 M, as printed, but 6.1 G and not 4.5 G multiply-adds."""
+    network = ConvSwin('tiny')
+    assert count(network) + CLASSIFIER == 39_034_504
+    assert count_multiply_adds(network, (224, 224)) == 6_083_739_648
+
+
+def test_convolutions_in_place_of_attention_are_mmpretrains_swin_but_for_these():
+    """The same weights in mmpretrain's Swin, whose attention modules are replaced by hand."""
+    ours = ConvSwin('nano', out_indices=(0, 1, 2, 3)).double().eval()
+    theirs = SwinTransformer(SwinACmix.arch_zoo['nano'], out_indices=(0, 1, 2, 3)).double()
+    theirs.eval()  # which returns nothing there
+    for stage in theirs.stages:
+        for block in stage.blocks:
+            block.attn = DenseConvolution(stage.embed_dims).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 96, 70).double()
+    for out, expected in zip(ours(x), theirs(x), strict=True):
+        torch.testing.assert_close(out, expected)
+
+
 class DenseConvolution(nn.Module):
-    """A 3x3 convolution of tokens."""
+    """A 3x3 convolution of tokens as a product with the unfolded map."""
 
     def __init__(self, channels):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x, size):
-        return self.conv(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
-
-
-def test_convolutions_in_place_of_attention_have_the_parameters_that_the_paper_prints():
-    """Conv-Swin-T of Table 6: 39 M, as printed, but 6.1 G and not 4.5 G multiply-adds."""
-    swin = SwinTransformer('tiny')
-    for stage in swin.stages:
-        for block in stage.blocks:
-            block.attn = DenseConvolution(stage.embed_dims)
-    assert count(swin) + CLASSIFIER == 39_034_504
-    network = nn.Sequential(swin)  # as Swin's own eval() returns nothing
-    assert count_multiply_adds(network, (224, 224)) == 6_083_739_648
+        columns = nn.functional.unfold(x.transpose(1, 2).unflatten(2, size), 3, padding=1)
+        return columns.transpose(1, 2) @ self.conv.weight.flatten(1).T + self.conv.bias
 
 
 def test_without_the_convolution_path_it_is_mmpretrains_swin():

@@ -2,12 +2,17 @@
 from pathlib import Path
 
 import pytest
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
 
 from markdown_pages import replace_between
+from mmdmformer.engine.model import build_model
 from paper_table import (
     agrees,
     check_sizes,
     make_markdown,
+    make_notes,
+    make_rows,
     make_text,
     read_metafiles,
     read_models,
@@ -72,6 +77,28 @@ def test_exactly_three_printed_cells_of_dmformer_differ():
     }
 
 
+def test_all_but_one_of_the_45_printed_cells_of_the_dynamic_convolutions_are_exact():
+    models = read_models(ROOT / 'configs/dynamic/metafile.yml')
+    printed = [key for entry in models for key in entry['Paper'] if key in entry['Metadata']]
+    assert len(printed) == 45 == 3 * printed.count('Activations')
+    assert differing_cells(models) == {
+        ('DeiT-B, relative positions, depth-wise', 'FLOPs'): '15.830 G'
+    }
+
+
+@pytest.mark.parametrize('name', ['Swin-B, scaling', 'DeiT-S, relative positions, scaling'])
+def test_counts_are_those_of_mmengines_stock_counter(name):
+    models = read_models(ROOT / 'configs/dynamic/metafile.yml')
+    (entry,) = (entry for entry in models if entry['Name'] == name)
+    model = build_model(Config.fromfile(ROOT / entry['Config'])).eval()
+    model.forward = model.extract_feat  # as mmpretrain's get_flops.py
+    counted = get_model_complexity_info(model, (3, 224, 224), show_table=False, show_arch=False)
+    assert counted['flops'] == entry['Metadata']['FLOPs']
+    assert counted['activations'] == entry['Metadata']['Activations']
+    assert agrees(entry['Paper']['FLOPs'], counted['flops'])
+    assert agrees(entry['Paper']['Activations'], counted['activations'])
+
+
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
 def test_a_note_explains_each_cell_that_differs(metafile):
     models = read_models(metafile)
@@ -118,6 +145,29 @@ def test_markdown_links_to_the_configs_and_marks_what_differs():
     assert 'multiply-adds at 224x224' in explanation
     assert note == '[1] a note.'
     assert '[Right](configs/family/right.py)' in make_markdown(ENTRIES, '.')
+
+
+def test_every_printed_miou_of_a_paper_that_states_no_protocol_says_so():
+    models = read_models(ROOT / 'configs/dmformer/metafile.yml')
+    accuracies = {
+        entry['Name']: row[-2] for entry, row in zip(models, make_rows(models), strict=True)
+    }
+    assert accuracies['Semantic FPN, DMFormer-S'] == 'mIoU 47.2 (protocol not stated)'
+    assert accuracies['UperNet, DMFormer-S'] == 'mIoU 47.6 (protocol not stated)'
+    assert accuracies['DMFormer-S'] == 'Top-1 82.8'
+    assert [name for name, text in accuracies.items() if 'mIoU' in text] == [
+        name for name, text in accuracies.items() if 'protocol' in text
+    ]
+    *_, reason = make_notes(models)
+    assert reason.startswith("Protocol not stated: the paper names PoolFormer's and Swin's schemes")
+
+
+def test_activations_have_columns_where_a_model_has_them():
+    entry = dict(ENTRIES[0], Metadata=dict(ENTRIES[0]['Metadata'], Activations=11_947_272))
+    entry['Paper'] = {**entry['Paper'], 'Activations': '11.947 M'}
+    header, _, row = make_markdown([entry], '.').split('\n\n')[0].splitlines()
+    assert '| FLOPs | paper | difference | activations | paper | difference | accuracy' in header
+    assert '| 11.947 M | 11.947 M | +0.000 M |' in row
 
 
 def test_text_is_aligned():

@@ -19,6 +19,7 @@ from scipy.stats import chisquare, kstest, norm, truncnorm
 from mmdmformer.engine.model import build_model
 
 CLASSIFIER = 'dmformer/dmformer-s_8xb128_in1k'
+TRANSFORMER_CLASSIFIER = 'acmix/swin-acmix-t_8xb128_in1k'
 PLAIN_CLASSIFIER = 'acmix/resnet-acmix-50_8xb32_in1k'
 DETECTORS = (
     'dmformer/retinanet_dmformer-s_fpn_8xb2-1x_coco',
@@ -32,6 +33,7 @@ SEGMENTORS = (
 )
 ALL = (
     CLASSIFIER,
+    TRANSFORMER_CLASSIFIER,
     PLAIN_CLASSIFIER,
     *DETECTORS,
     MULTI_SCALE_DETECTOR,

@@ -18,7 +18,7 @@ AUGMENTED = [path for path in MINI if not path.stem.startswith('mask-rcnn')]
 STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
 MAY_DIFFER = {
     'data': rf"""
-        data_root|(classes|palette)\..*|image_size|image_scale\.\d|ratio_range\.\d|crop_area\.\d|dataset\..*
+        data_root|(classes|palette|resizes)\..*|image_size|image_scale\.\d|ratio_range\.\d|crop_area\.\d|dataset\..*
         (train|val|test)_dataloader\.dataset\.(type|data_root|metainfo\..*)
         (train|val|test)_dataloader\.dataset\.(img_suffix|seg_map_suffix|reduce_zero_label)
         (train|val|test|tta)({STEP})(\.\w+)*\.(scale|crop_size|crop_ratio_range|ratio_range)(\.\d)?
@@ -149,7 +149,9 @@ def test_leaf_tests_with_augmentation(path, short_config):
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     runner = Runner.from_cfg(cfg)
     data = next(iter(runner.test_dataloader))
-    assert {len(images) for images in data['inputs']} == {2}  # as they are, and mirrored
+    sizes = len(cfg.get('test_ratios', [1]))
+    assert len(data['inputs']) == 2 * sizes  # as they are, and mirrored
+    assert {len(images) for images in data['inputs']} == {2}  # of the batch
     metrics = runner.test()
     assert cfg.default_hooks.checkpoint.save_best in metrics
 

@@ -5,16 +5,19 @@ The numbers in families/ are written down once more; test_schedules.py follows t
 test_augmentation.py what happens to images.
 """
 
+import numpy as np
 import pytest
 import torch
+from families import CONFIGS as CONFIGS_FOLDER
 from families import MAIN, name_of, recipe_of
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model.utils import convert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 GPUS = 8
-TEST_IMAGES = {'strong': (248, 'bicubic'), 'plain': (256, 'bilinear')}  # shorter side, filter
+INTERPOLATIONS = {'strong': 'bicubic', 'plain': 'bilinear'}  # of test images
 CONFIGS = {path: Config.fromfile(path) for path in MAIN}
 
 
@@ -97,9 +100,23 @@ def check_strong_augmentation(cfg, steps):
 @mains('ImageClassifier')
 def test_classification_test_images(path):
     test, recipe = pipeline(load(path), 'test'), recipe_of(path)
-    edge, interpolation = TEST_IMAGES[recipe.augmentation]
-    assert (test['ResizeEdge'].scale, test['ResizeEdge'].interpolation) == (edge, interpolation)
+    resize = test['ResizeEdge']
+    assert (resize.scale, resize.edge) == (recipe.test_side, 'short')
+    assert resize.interpolation == INTERPOLATIONS[recipe.augmentation]
     assert test['CenterCrop'].crop_size == 224
+    cfg = load(path)
+    augmented = [branch[0] for branch in cfg.tta_pipeline[1].transforms[:2]]
+    assert augmented == [resize, test['CenterCrop']]
+    assert cfg.val_dataloader == cfg.test_dataloader
+
+
+@mains('ImageClassifier')
+def test_initial_weights_of_the_last_layer(path):
+    head = MODELS.build(load(path).model.head)
+    head.init_weights()
+    assert head.fc.weight.std().item() == pytest.approx(recipe_of(path).head_std, rel=0.02)
+    assert abs(head.fc.weight.mean().item()) < 1e-4
+    assert head.fc.bias.abs().max() == 0
 
 
 @mains('RetinaNet', 'MaskRCNN', 'CascadeRCNN')
@@ -114,6 +131,19 @@ def test_coco_images(path):
             cfg.model.type != 'RetinaNet'
         )
     assert pipeline(cfg)['RandomFlip'].prob == 0.5
+
+
+@mains('MaskRCNN', 'CascadeRCNN')
+def test_multi_scale_images_of_swin(path):
+    if not recipe_of(path).multi_scale:
+        return
+    whole, cropped = pipeline(load(path))['RandomChoice'].transforms
+    sides = [(1333, side) for side in range(480, 801, 32)]
+    assert [step.scales for step in whole] == [sides]
+    before, crop, after = cropped
+    assert before.scales == [(1333, 400), (1333, 500), (1333, 600)]
+    assert (crop.crop_type, crop.crop_size) == ('absolute_range', (384, 600))
+    assert after.scales == sides
 
 
 @mains('RetinaNet')
@@ -138,12 +168,59 @@ def test_ade20k_images(path):
     assert {steps['LoadAnnotations'].reduce_zero_label, test['LoadAnnotations'].reduce_zero_label}
 
 
+@mains('EncoderDecoder')
+def test_sides_of_ade20k_test_images(path):
+    """Semantic FPN's are multiples of 32, as PVT's, PoolFormer's and VAN's; UperNet's are not."""
+    cfg = load(path)
+    steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'Resize' in step.type]
+    image = dict(img=np.zeros((600, 803, 3), np.uint8))
+    shape = Compose(steps)(image)['img'].shape[:2]
+    assert shape == ((512, 704) if cfg.model.decode_head.type == 'FPNHead' else (512, 685))
+
+
+@mains('EncoderDecoder')
+def test_ade20k_augmentation_in_testing(path):
+    """Six scales, each mirrored too, as mmseg and Swin test; single scale is the default."""
+    cfg = load(path)
+    resizes, *align, flips, annotations, pack = cfg.tta_pipeline[1].transforms
+    scales = [(1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)]
+    assert resizes == [dict(type='Resize', scale=scale, keep_ratio=True) for scale in scales]
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    expected = [[dict(type='ResizeToMultiple', size_divisor=32)]]
+    assert align == (expected if cfg.model.decode_head.type == 'FPNHead' else [])
+    assert [step.type for step in (*annotations, *pack)] == ['LoadAnnotations', 'PackSegInputs']
+
+
 @mains('EncoderDecoder', head='UPerHead')
 def test_auxiliary_head_is_on_stage_3(path):
     cfg = load(path)
     head, channels = cfg.model.auxiliary_head, MODELS.build(cfg.model.backbone).out_channels
     assert (head.type, head.in_index, head.in_channels) == ('FCNHead', 2, channels[2])
     assert head.loss_decode.loss_weight == 0.4
+
+
+def test_one_line_gives_new_layers_the_papers_xavier():
+    """The line of configs/dmformer/README.md; the toolboxes' own initialisation is the default."""
+    prior = dict(type='Xavier', name='retina_cls', bias_prob=0.01)
+    xavier = dict(type='Xavier', layer='Conv2d')
+    for name, head_name, layers, cfg in (
+        ('retinanet_dmformer-s_fpn_8xb2-1x_coco', 'bbox_head', 10, dict(xavier, override=prior)),
+        ('dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512', 'decode_head', 8, xavier),
+    ):
+        head_cfg = load(CONFIGS_FOLDER / f'dmformer/{name}.py').model[head_name]
+        head_cfg.init_cfg = cfg
+        head = MODELS.build(head_cfg)
+        head.init_weights()
+        convolutions = [m for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert len(convolutions) == layers
+        for conv in convolutions:
+            pixels = conv.weight[0, 0].numel()
+            expected = (2 / pixels / (conv.in_channels + conv.out_channels)) ** 0.5
+            assert conv.weight.std().item() == pytest.approx(expected, rel=0.05)
+        if head_name == 'bbox_head':
+            torch.testing.assert_close(
+                head.retina_cls.bias.sigmoid(), torch.full_like(head.retina_cls.bias, 0.01)
+            )
 
 
 @each_main

@@ -119,6 +119,13 @@ RUN_BY = {
     'test_sizes_and_tables_are_up_to_date',
     'benchmarks/paper_table.py --check': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
+    **dict.fromkeys(
+        ['benchmarks/papers.py', 'benchmarks/papers.py --check'],
+        'test_benchmarks/test_papers.py::test_the_page_is_up_to_date',
+    ),
+    'benchmarks/plot_accuracy.py': 'test_benchmarks/test_papers.py::test_accuracies_are_drawn',
+    'benchmarks/acmix_stages.py': 'test_benchmarks/test_acmix_stages.py::'
+    'test_the_page_shows_what_is_computed',
     'benchmarks/path_rates.py': 'test_benchmarks/test_path_rates.py::'
     'test_tool_prints_and_plots_what_was_trained',
     'benchmarks/unified_view.py': 'test_benchmarks/test_unified_view.py::'

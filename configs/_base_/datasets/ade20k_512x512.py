@@ -5,6 +5,7 @@ num_workers = 4  # processes a GPU
 
 image_scale = (2048, 512)  # longer and shorter side at most, in pixels
 crop_size = (512, 512)
+test_ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of image_scale, with --tta
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -57,7 +58,14 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=image_scale, keep_ratio=True)],
+            [
+                dict(
+                    type='Resize',
+                    scale=tuple(int(side * ratio) for side in image_scale),
+                    keep_ratio=True,
+                )
+                for ratio in test_ratios
+            ],
             [
                 dict(type='RandomFlip', prob=0.0, direction='horizontal'),
                 dict(type='RandomFlip', prob=1.0, direction='horizontal'),

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-# Half of the images are cropped before they are resized, as DETR and Swin do.
+# Half of the images are cropped before they are resized, as Swin does.
 _base_ = 'coco_instance.py'
 
 shorter_sides = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # pixels
@@ -10,7 +10,9 @@ resize = dict(
 )
 crop = [
     dict(
-        type='RandomChoiceResize', scales=[(4200, 400), (4200, 500), (4200, 600)], keep_ratio=True
+        type='RandomChoiceResize',
+        scales=[(_base_.image_scale[0], side) for side in (400, 500, 600)],
+        keep_ratio=True,
     ),
     dict(
         type='RandomCrop',

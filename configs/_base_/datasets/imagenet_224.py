@@ -32,7 +32,7 @@ train_pipeline = [
     ),
     dict(type='PackInputs'),
 ]
-resize_edge = int(224 / 0.9)  # crop ratio 0.9
+resize_edge = 256  # crop ratio 0.875, as DeiT, PVT and Swin
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

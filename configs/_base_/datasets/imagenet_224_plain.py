@@ -8,25 +8,12 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
-resize_edge = 256
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='ResizeEdge',
-        scale=resize_edge,
-        edge='short',
-        backend='pillow',
-        interpolation='bilinear',
-    ),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(interpolation='bilinear')
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].update(
-    transforms=[[test_pipeline[1]], [test_pipeline[2]], *tta_pipeline[1].transforms[2:]]
-)
+tta_pipeline[1].update(transforms=[[test_pipeline[1]], *tta_pipeline[1].transforms[1:]])

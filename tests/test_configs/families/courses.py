@@ -51,6 +51,16 @@ def imagenet(
     )
 
 
+def cosine(epochs: int, lr: float, epoch: int, batch: int) -> Course:
+    """A cosine from ``lr`` to 0, which falls after each epoch."""
+    end = epochs * epoch
+    return Course(
+        lambda i: lr * (1 + np.cos(np.pi * (i // epoch) / epochs)) / 2,
+        (1_281_167, batch, epoch, end),
+        {1: 'start', end // 2: 'middle', end: 'last'},
+    )
+
+
 def coco(epochs: int, milestones: tuple[int, int], lr: float) -> Course:
     """500 iterations up from a thousandth, and a tenth after each milestone."""
 

@@ -28,6 +28,7 @@ def classifier(arch: str, drop_path_rate: float, averaged: bool) -> Recipe:
         clip_grad=dict(max_norm=5.0),
         repeated_augmentation=averaged,
         ema=averaged,
+        head_std=0.02,
     )
 
 
@@ -109,6 +110,7 @@ FAMILY = Family(
     },
     variants=(
         {'activation'},
+        {'activation', 'mask_by_einsum'},
         {'position'},
         {'activation', 'position'},
         {'activation', 'position', 'with_cls_token', 'out_type'},

@@ -22,6 +22,9 @@ class Recipe:
         clip_grad (dict | None): Clipping of gradients.
         augmentation (str): ``'strong'`` is that of the 300-epoch recipes, ``'plain'`` crops and
             mirrors; for classifiers.
+        test_side (int): Shorter side in pixels of a test image before its crop of 224; for
+            classifiers.
+        head_std (float): Deviation of the initial weights of a classifier's last layer.
         multi_scale (bool): Whether a detector trains on images of several sizes.
         repeated_augmentation (bool): Whether a batch holds an image several times.
         ema (bool): Whether an exponential moving average of the weights is kept.
@@ -37,6 +40,8 @@ class Recipe:
     spared: str = '(?!)'
     clip_grad: dict | None = None
     augmentation: str = 'strong'
+    test_side: int = 256
+    head_std: float = 0.01
     multi_scale: bool = False
     repeated_augmentation: bool = False
     ema: bool = False

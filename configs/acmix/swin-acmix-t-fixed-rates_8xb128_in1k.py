@@ -1,0 +1,5 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+# Table 6: both paths weigh 1.
+_base_ = 'swin-acmix-t_8xb128_in1k.py'
+
+model = dict(backbone=dict(rates='fixed'))
