@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .local_attention import _Aggregate
+
 
 def dwconv_by_image(x: Tensor, kernels: Tensor, size: int) -> Tensor:
     """Convolve each image with depthwise kernels of its own, with "same" zero padding.
@@ -52,12 +54,16 @@ def dwconv_by_position(x: Tensor, kernels: Tensor, size: int) -> Tensor:
         >>> dwconv_by_position(x, kernels, 3).flatten()
         tensor([ 2.,  3., 20.])
     """
-    windows, kernels = _unfold(x, size).unflatten(1, (kernels.shape[1], -1)), kernels.flatten(3)
-    if torch.jit.is_tracing():  # counters of multiply-adds know no products of elements
-        y = torch.einsum('bgctp,bgtp->bgcp', windows, kernels)
-    else:
-        y = (windows * kernels[:, :, None]).sum(3)
-    return y.reshape(x.shape)
+    groups = kernels.shape[1]
+    if torch.jit.is_tracing():  # counters of multiply-adds know no other product
+        windows = _unfold(x, size).unflatten(1, (groups, -1))
+        return torch.einsum('bgctp,bgtp->bgcp', windows, kernels.flatten(3)).reshape(x.shape)
+    if torch.compiler.is_compiling():  # which fuses the product with the sum
+        windows = _unfold(x, size).unflatten(1, (groups, -1))
+        return (windows * kernels.flatten(3)[:, :, None]).sum(3).reshape(x.shape)
+    padded = F.pad(x, (size // 2,) * 4).unflatten(1, (groups, -1)).transpose(1, 2)
+    y = _Aggregate.apply(kernels, padded.to(kernels.dtype), size)
+    return y.transpose(1, 2).flatten(1, 2)
 
 
 def _unfold(x: Tensor, size: int) -> Tensor:
