@@ -14,7 +14,7 @@ ifeq ($(filter openmmlab onedl,$(STACK)),)
 $(error STACK is '$(STACK)': it can be openmmlab or onedl)
 endif
 
-.PHONY: help setup test test-all lint format demo demo-all demo-classification docs figures lock clean
+.PHONY: help setup test test-all clients lint format demo demo-all demo-classification docs figures lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -31,6 +31,12 @@ test: lint  ## run the tests, but for the slowest
 
 test-all: lint  ## run every test
 	$(PYTEST) $(ARGS)
+
+clients: setup  ## try other people's tools on our networks, in an environment on top of the other
+	@test -d $(VENV)-clients || $(PY) -m venv --without-pip $(VENV)-clients
+	@$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(VENV)-clients/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	@$(PY) -m pip --python $(VENV)-clients/bin/python install -q -r requirements/clients.txt
+	OMP_NUM_THREADS=1 $(VENV)-clients/bin/python -m pytest tests/test_clients $(ARGS)
 
 lint: setup  ## check style and the direction of imports
 	@$(PY) -m ruff check
@@ -60,5 +66,5 @@ lock:  ## write requirements/lock-*.txt anew after a change to the requirements
 	$(PYTHON) requirements/install.py --lock
 
 clean:  ## remove the environments and everything else that can be made again, but no data and no results
-	rm -rf .venv .venv-onedl build dist docs/_build *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist docs/_build *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -66,7 +66,6 @@ def input_files(stack):
         'requirements/headless.txt',
         'requirements/tests.txt',
         'requirements/optional.txt',
-        'requirements/clients.txt',
     ]
 
 

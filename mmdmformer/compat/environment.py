@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 
@@ -60,6 +60,24 @@ def require_toolbox(scope: str | None) -> None:
             f"The config's default_scope '{scope}' needs a toolbox that is not installed; install "
             f'it with `pip install {fork if _uses_forks() else official}`.'
         )
+    if scope == 'mmpretrain':
+        _leave_out_broken_multimodal_networks()
+
+
+@functools.cache
+def _leave_out_broken_multimodal_networks() -> None:
+    """Keep mmpretrain importable beside transformers 5, which lacks names that its BLIP needs.
+
+    mmpretrain 1.2 imports its networks for images and text wherever transformers is installed, in
+    any version, and fails as a whole. Without transformers it registers placeholders instead.
+    """
+    try:
+        major = int(metadata.version('transformers').partition('.')[0])
+    except metadata.PackageNotFoundError:
+        return
+    if major >= 5:
+        dependency = import_module('mmpretrain.utils.dependency')
+        dependency.WITH_MULTIMODAL = False
 
 
 @functools.lru_cache

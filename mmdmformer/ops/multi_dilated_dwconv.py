@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .backend import choose_backend, forced_backend
 from .cpu_dwconv import conv_with_split_padding, sum_dwconvs, sum_fused
+from .memory_format import memory_format_of
 from .watching import may_bypass
 
 
@@ -80,7 +81,7 @@ def multi_dilated_dwconv(
         relu (bool): Whether to apply ReLU to the sum. Defaults to False.
 
     Returns:
-        Tensor: The sum, of shape (B, C, H, W).
+        Tensor: The sum, of shape (B, C, H, W), in the memory format of the input.
 
     Raises:
         ValueError: If the backend ``'fused'`` is forced where it cannot run.
@@ -100,10 +101,10 @@ def multi_dilated_dwconv(
     bias = sum(given[1:], start=given[0]) if given else None
     if backend == 'triton':
         return _triton(x, weights, bias, dilations, relu)
-    if backend == 'fused':
-        return sum_fused(x, weights, bias, dilations, relu)
-    if backend == 'cpu':
-        return sum_dwconvs(x, list(weights), bias, dilations, relu)
+    if backend in ('fused', 'cpu'):
+        compute = sum_fused if backend == 'fused' else sum_dwconvs
+        out = compute(x, list(weights), bias, dilations, relu)
+        return out.contiguous(memory_format=memory_format_of(x))
     split = backend == 'torch' and x.device.type == 'cpu'
     convolve_branch = conv_with_split_padding if split else dwconv_reference
     out = convolve_branch(x, weights[0], bias, dilations[0])

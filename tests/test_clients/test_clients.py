@@ -2,6 +2,8 @@
 """Other people's tools on our networks: what docs/clients.md shows (requirements/clients.txt)."""
 
 import copy
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -67,6 +69,17 @@ def test_norms_alone_can_be_tuned():
         norm.requires_grad_(True)
     train_a_step(model)
     assert all(norm.weight.grad.abs().sum() > 0 for norm in norms)
+
+
+def test_mmpretrain_can_be_imported_beside_transformers_5():
+    pytest.importorskip('transformers', minversion='5')
+    program = (
+        'from mmdmformer.compat import require_toolbox; require_toolbox("mmpretrain"); '
+        'import mmpretrain.models; from mmpretrain.registry import MODELS; '
+        'print(MODELS.get("SwinTransformer").__name__)'
+    )
+    run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ['SwinTransformer'], run.stderr
 
 
 # Pruning
