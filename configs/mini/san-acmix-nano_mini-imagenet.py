@@ -9,7 +9,7 @@ crop_area = (0.7, 1.0)  # of the image; a digit must stay visible
 batch_size = 32
 num_workers = 2
 lr = 0.01
-max_epochs = 6
+max_epochs = 8
 
 model = dict(
     data_preprocessor=dict(num_classes=len(classes)),

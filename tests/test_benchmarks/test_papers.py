@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import mmpretrain
 import pytest
 from mmengine.config import Config
 from PIL import Image
@@ -72,3 +73,23 @@ def test_a_picture_that_cannot_be_written_is_refused(python, tmp_path):
     run = python(ROOT / 'benchmarks/plot_accuracy.py', '--out', 'accuracy.xyz', cwd=tmp_path)
     assert run.returncode == 2
     assert 'accuracy.xyz' in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_grad_cam_of_swin_resnet_and_dmformer_side_by_side(python, tmp_path):
+    stock = Path(mmpretrain.__file__).parent / '.mim/configs'
+    Image.effect_noise((320, 240), 64).convert('RGB').save(tmp_path / 'image.png')
+    configs = (
+        stock / 'swin_transformer/swin-tiny_16xb64_in1k.py',
+        stock / 'resnet/resnet50_8xb32_in1k.py',
+        ROOT / 'configs/dmformer/dmformer-s_8xb128_in1k.py',
+    )
+    pairs = [word for config in configs for word in (config, 'none')]
+    titles = ('Swin-T', 'ResNet-50', 'DMFormer-S')
+    options = ('--titles', *titles, '--out', 'cam.png')
+    run = python(ROOT / 'tools/visualization/cam.py', 'image.png', *pairs, *options, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = [line for line in run.stdout.splitlines() if ': gradcam of' in line]
+    assert [line.partition(':')[0] for line in lines] == list(titles)
+    with Image.open(tmp_path / 'cam.png') as image:
+        assert image.width > 4 * 224  # the image and three maps

@@ -200,7 +200,7 @@ def test_auxiliary_head_is_on_stage_3(path):
 
 
 def test_one_line_gives_new_layers_the_papers_xavier():
-    """The line of configs/dmformer/README.md; the toolboxes' own initialisation is the default."""
+    """The line of configs/dmformer/README.md; the toolboxes' own initialization is the default."""
     prior = dict(type='Xavier', name='retina_cls', bias_prob=0.01)
     xavier = dict(type='Xavier', layer='Conv2d')
     for name, head_name, layers, cfg in (
