@@ -221,39 +221,8 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             return checkpoint_forward(block, lambda x: block(x, size), x)
         return block(x, size)
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The patches' embedding has depth 0 and every block one of its own; the
-        downsampling before a stage counts to the stage's first block, the norm
-        after it to its last, and what does not belong to the backbone comes
-        last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> name = 'backbone.stages.0.downsample.norm.weight'
-            >>> DynamicSwin('nano').get_layer_depth(name, 'backbone.')
-            (3, 10)
-        """
-        num_layers = sum(self.depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, *rest = param_name.removeprefix(prefix).split('.')
-        if part in ('patch_embed', 'absolute_pos_embed'):
-            return 0, num_layers
-        if part != 'stages':
-            return sum(self.depths[: int(part.removeprefix('norm')) + 1]), num_layers
-        stage = int(rest[0])
-        if rest[1] == 'downsample':
-            return sum(self.depths[: stage + 1]) + 1, num_layers
-        return sum(self.depths[:stage]) + int(rest[2]) + 1, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return [block for stage in self.stages for block in stage.blocks]
 
     def _parts(self) -> list[nn.Module]:
         positions = [self.absolute_pos_embed] if self.use_abs_pos_embed else []

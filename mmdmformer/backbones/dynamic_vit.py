@@ -331,28 +331,8 @@ class DynamicViT(BackboneContract, VisionTransformer):
             outs.append(levels[i][..., :height, :width])
         return outs
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The patches' embedding and the tokens have depth 0 and every block one
-        of its own; the last norm and the pyramid count to the last block, and
-        what does not belong to the backbone comes last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> DynamicViT('nano').get_layer_depth('backbone.layers.1.ln1.weight', 'backbone.')
-            (2, 6)
-        """
-        depth, num_layers = super().get_layer_depth(param_name, prefix)
-        inside = param_name.startswith(prefix)
-        return min(depth, self.num_layers) if inside else depth, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return list(self.layers)
 
     def _parts(self) -> list[nn.Module]:
         tokens = [t for t in (self.cls_token, self.pos_embed) if t is not None]

@@ -313,40 +313,8 @@ class MetaFormer(Backbone):
         for i, stage in enumerate(self.stages):
             stage.downsample, stage.blocks = downsamples[i], nn.Sequential(*blocks[i])
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The stem has depth 0 and every block one of its own; the downsampling
-        before a stage counts to the stage's first block, the norm after it to
-        its last, and what does not belong to the backbone comes last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> arch = dict(embed_dims=(16, 32), depths=(1, 2), ffn_ratios=(4, 4))
-            >>> model = MetaFormer(arch)
-            >>> model.get_layer_depth('backbone.stages.1.norm.weight', 'backbone.')
-            (3, 5)
-        """
-        num_layers = sum(self.depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, *rest = param_name.removeprefix(prefix).split('.')
-        if part == 'stem':
-            return 0, num_layers
-        stage = int(rest[0])
-        block_in_stage = {
-            'downsample': lambda: 0,
-            'blocks': lambda: int(rest[2]),
-            'norm': lambda: self.depths[stage] - 1,
-        }[rest[1]]()
-        return sum(self.depths[:stage]) + block_in_stage + 1, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return [block for stage in self.stages for block in stage.blocks]
 
     def _parts(self) -> list[nn.Module]:
         return [self.stem, *self.stages]

@@ -330,37 +330,8 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
                 outs.append(x)
         return as_outputs(outs, images)
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The first patch embedding and its positions have depth 0 and every
-        block one of its own; a later patch embedding counts to the stage's
-        first block, the norm of the class token to the last, and what does not
-        belong to the backbone comes last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> PVTACmix('nano').get_layer_depth('backbone.layers.1.0.norm.weight', 'backbone.')
-            (2, 7)
-        """
-        num_layers = sum(self.depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        stage, part, *rest = map(_number, param_name.removeprefix(prefix).split('.')[1:])
-        before_blocks = part == 0 or (part == 1 and rest[0] == 0)
-        if stage == 0 and before_blocks:
-            return 0, num_layers
-        if part == 2:
-            return sum(self.depths[: stage + 1]), num_layers
-        block = 0 if before_blocks else rest[0] - 1
-        return sum(self.depths[:stage]) + block + 1, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return [block for _, (_, *blocks), _ in self.layers for block in blocks]
 
     def _parts(self) -> list[nn.Module]:
         (embed, (position, *blocks), norm), *later = self.layers
@@ -393,7 +364,3 @@ def _check_class_token(cls_token: bool, rates: str, sr_ratios: Sequence[int]) ->
             f'cls_token=True needs 1 as the last of sr_ratios, not {sr_ratios[-1]}, since a class '
             'token has no place in a reduced grid.'
         )
-
-
-def _number(part: str) -> int | str:
-    return int(part) if part.isdigit() else part

@@ -193,32 +193,8 @@ class BottleneckResNet(BackboneContract, ResNet):
                 outs.append(x)
         return as_outputs(outs, images)
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The stem has depth 0 and every bottleneck one of its own; what does not
-        belong to the backbone comes last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> BottleneckResNet('26').get_layer_depth('backbone.layer2.1.bn1.bias', 'backbone.')
-            (3, 10)
-        """
-        num_layers = sum(self.stage_blocks) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, block, *_ = param_name.removeprefix(prefix).split('.')
-        if not part.startswith('layer'):
-            return 0, num_layers
-        stage = int(part.removeprefix('layer')) - 1
-        return sum(self.stage_blocks[:stage]) + int(block) + 1, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return [block for name in self.res_layers for block in getattr(self, name)]
 
     def _parts(self) -> list[nn.Module]:
         stages = [getattr(self, name) for name in self.res_layers]

@@ -252,42 +252,14 @@ class SAN(Backbone):
                 outs.append(x)
         return as_outputs(outs, images)
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Get the depth of a parameter for layer-wise learning-rate decay.
-
-        The first convolution has depth 0 and every block one of its own; the
-        downsampling before a group of blocks counts to the group's first
-        block, the norm after it to its last, and what does not belong to the
-        backbone comes last.
-
-        Args:
-            param_name (str): Name of the parameter.
-            prefix (str): Prefix of the backbone's parameters.
-                Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
-
-        Examples:
-            >>> SAN('nano').get_layer_depth('backbone.stages.1.norm.weight', 'backbone.')
-            (5, 10)
-        """
-        num_layers = sum(self.depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, index, *rest = param_name.removeprefix(prefix).split('.')
-        if part == 'stem' and index != '3':
-            return 0, num_layers
-        group = 0 if part == 'stem' else int(index) + 1
-        block = {
-            'downsample': lambda: 0,
-            'blocks': lambda: int(rest[1]),
-            'norm': lambda: self.depths[group] - 1,
-        }[rest[0]]()
-        return sum(self.depths[:group]) + block + 1, num_layers
+    def _blocks(self) -> list[nn.Module]:
+        return [block for stage in (self.stem[3], *self.stages) for block in stage.blocks]
 
     def _parts(self) -> list[nn.Module]:
         return [self.stem, *self.stages]
+
+    def _depth_parts(self) -> list[nn.Module]:
+        return [self.stem[:3], self.stem[3], *self.stages]
 
     def _init_layers(self) -> None:
         """Nothing: weights scaled by the fan-out explode where a few channels are made of many."""

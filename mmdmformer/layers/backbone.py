@@ -19,7 +19,7 @@ class BackboneContract:
     list of bases; what else the toolbox does about these matters is replaced.
     A subclass builds its network, sets ``stage_channels`` (channels of each
     stage), and then calls :meth:`_set_contract`. It implements
-    :meth:`_parts` and :meth:`forward`.
+    :meth:`_parts`, :meth:`_blocks` and :meth:`forward`.
     """
 
     stage_channels: Sequence[int]
@@ -62,6 +62,58 @@ class BackboneContract:
         """The stem, then the stages, in order of execution."""
         raise NotImplementedError
 
+    def _blocks(self) -> list[nn.Module]:
+        """All blocks, in order of execution."""
+        raise NotImplementedError
+
+    def _depth_parts(self) -> list[nn.Module]:
+        """What comes before any block, then what holds blocks, in order of execution."""
+        return self._parts()
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Get the depth of a parameter for layer-wise learning-rate decay.
+
+        The stem has depth 0 and every block one of its own. What comes before
+        a stage's blocks counts to the first of them, what comes after to the
+        last one, and what does not belong to the backbone comes last.
+
+        Args:
+            param_name (str): Name of the parameter.
+            prefix (str): Prefix of the backbone's parameters.
+                Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The depth, and the number of depths.
+
+        Raises:
+            AttributeError: If the backbone has no such parameter.
+
+        Examples:
+            >>> from mmdmformer import DMFormer
+            >>> DMFormer('nano').get_layer_depth('backbone.stages.1.norm.weight', 'backbone.')
+            (2, 7)
+        """
+        num_blocks = len(self._blocks())
+        depth = num_blocks + 1
+        if param_name.startswith(prefix):
+            parameter = self.get_parameter(param_name.removeprefix(prefix))
+            depth = self._layer_depths().get(id(parameter), num_blocks)
+        return depth, num_blocks + 2
+
+    def _layer_depths(self) -> dict[int, int]:
+        """The depth of each parameter, by its identity; what follows the last block is left out."""
+        of_blocks = {
+            id(p): i for i, block in enumerate(self._blocks(), 1) for p in block.parameters()
+        }
+        stem, *stages = self._depth_parts()
+        depths = {id(p): 0 for p in stem.parameters()}
+        for stage in stages:
+            ids = [id(p) for p in stage.parameters()]
+            depth = min(of_blocks[i] for i in ids if i in of_blocks)
+            for i in ids:
+                depths[i] = depth = of_blocks.get(i, depth)
+        return depths
+
     def _frozen_parts(self) -> list[nn.Module]:
         return self._parts()[: self.frozen_stages + 1]
 
@@ -101,7 +153,7 @@ class Backbone(BackboneContract, BaseModule):
 
     A subclass builds its network, sets ``embed_dims`` (channels of each
     stage) and calls :meth:`_freeze` at the end of its ``__init__``. It
-    implements :meth:`_parts` and :meth:`forward`.
+    implements :meth:`_parts`, :meth:`_blocks` and :meth:`forward`.
 
     Args:
         num_stages (int): Number of stages.
