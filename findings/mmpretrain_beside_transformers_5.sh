@@ -14,7 +14,7 @@ python3 -m venv "$folder/venv"
 pip() { "$folder/venv/bin/pip" install -q "$@"; }
 pip torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 setuptools==80.10.2 opencv-python-headless==4.14.0.94
 pip mmengine==0.10.7 mmcv-lite==2.1.0 mmpretrain==1.2.0 pycocotools==2.0.11
-try() { "$folder/venv/bin/python" -c 'import mmpretrain.models; print("imported")' 2>&1 | tail -n 1; }
+try() { "$folder/venv/bin/python" -c 'import mmpretrain.models; print("imported")' 2>&1 | tail -n 1 || true; }
 before=$(try)
 echo "without transformers: $before"
 pip transformers==5.24.0
