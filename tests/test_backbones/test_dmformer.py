@@ -179,6 +179,26 @@ def test_initial_values():
     assert not branch.bias.any()
 
 
+# Sum of magnitudes and first value with seed 0, as released: runs that were begun stay comparable.
+SEED_0 = {
+    'stem.0.weight': (94.971075, 0.0429131),
+    'stages.0.blocks.0.mixer.expand.weight': (138.994134, -0.0375189),
+    'stages.1.blocks.0.mixer.branches.2.weight': (990.370729, -0.1989227),
+    'stages.3.blocks.0.mixer.gate.fcs.2.weight': (266.019051, 0.0171129),
+    'stages.3.blocks.0.ffn.3.weight': (6501.902749, 0.0708205),
+}
+
+
+def test_initial_values_of_a_seed():
+    torch.manual_seed(0)
+    model = DMFormer('nano')
+    model.init_weights()
+    values = model.state_dict()
+    for name, expected in SEED_0.items():
+        value = values[name].double()
+        assert (value.abs().sum(), value.flatten()[0]) == pytest.approx(expected, rel=1e-5), name
+
+
 def test_drop_path_rises_linearly():
     model = DMFormer('small', drop_path_rate=0.2)
     rates = [getattr(b.drop_path, 'drop_prob', 0.0) for s in model.stages for b in s.blocks]

@@ -130,6 +130,20 @@ def test_hooks_see_what_the_branch_computes():
     assert gradients[0].eq(1).all()
 
 
+@pytest.mark.filterwarnings('ignore:torch.ao.quantization is deprecated')
+def test_observers_of_quantization_see_the_branches():
+    quantization = torch.ao.quantization
+    model = Sum(make_branches(dtype=torch.float32)).eval()
+    model.qconfig = quantization.get_default_qconfig('x86')
+    quantization.prepare(model, inplace=True)
+    x = torch.rand(1, 3, 8, 9)
+    model(x)
+    for branch in model.branches:
+        observer = branch.activation_post_process
+        out = nn.Conv2d.forward(branch, x)
+        torch.testing.assert_close((observer.min_val, observer.max_val), (out.min(), out.max()))
+
+
 def test_a_wrapper_in_place_of_a_branch_is_called():
     class Wrapper(nn.Module):
         def __init__(self, layer):
