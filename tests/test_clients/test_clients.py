@@ -2,8 +2,10 @@
 """Other people's tools on our networks: what docs/clients.md shows (requirements/clients.txt)."""
 
 import copy
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -36,6 +38,22 @@ def train_a_step(model):
     loss.backward()
     optimizer.step()
     return loss
+
+
+PAGE = (Path(__file__).parents[2] / 'docs/clients.md').read_text()
+BEGIN, *SNIPPETS = re.findall('^```python\n(.*?)^```', PAGE, re.M | re.S)
+
+
+@pytest.mark.parametrize('snippet', SNIPPETS, ids=['lora', 'pruning', 'explaining'])
+def test_page_runs(snippet):
+    pytest.importorskip('peft', reason='make clients installs what the page needs')
+    names = {}
+    exec(BEGIN, names)
+    model, before = names['model'], sum(p.numel() for p in names['model'].parameters())
+    exec(snippet, names)
+    after = sum(p.numel() for p in model.parameters())
+    assert (after < before) == ('MagnitudePruner' in snippet)
+    assert names['model'](names['images']).shape == (2, 10)
 
 
 # Parameter-efficient fine-tuning

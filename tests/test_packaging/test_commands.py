@@ -101,9 +101,10 @@ def test_ci_keeps_one_environment_per_stack_until_a_requirement_changes(ci):
     assert [call[:2] for call in calls] == [
         ['test-all', 'STACK=openmmlab'],
         ['test', 'STACK=onedl'],
+        ['clients', 'STACK=openmmlab'],
         ['demo-classification', 'STACK=openmmlab'],
     ]
-    assert calls[0][2] == calls[2][2]
+    assert calls[0][2] == calls[2][2] == calls[3][2]
     assert {Path(call[2]).name for call in calls} == envs and len(envs) == 2
     assert run() == (calls, envs)
 
