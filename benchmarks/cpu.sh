@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All measurements of docs/performance.md that need no GPU, or the parts that are named:
-#   benchmarks/cpu.sh [operator] [inference] [compiled] [large] [training] [growth] [attention]
+#   benchmarks/cpu.sh [operator] [inference] [compiled] [large] [training] [growth] [attention] [mixers]
 # Nothing else may use the machine meanwhile. The results lie in benchmarks/cpu/, a folder for each question; those of
 # dynamic attention, which docs/dynamic_convolution.md shows, in benchmarks/attention/.
 set -euo pipefail
@@ -58,6 +58,12 @@ attention() {
         --out benchmarks/attention/training
 }
 
-for part in "${@:-operator inference compiled large training growth attention}"; do
+mixers() {
+    network mixers --baseline configs/metaformer/metaformer-s-dma_8xb128_in1k.py --cases inference:1x224x224 \
+        --models configs/metaformer/*.py configs/dmformer/dmformer-s-hybrid_8xb128_in1k.py
+    "$python" benchmarks/mixer_table.py
+}
+
+for part in "${@:-operator inference compiled large training growth attention mixers}"; do
     for name in $part; do "$name"; done
 done

@@ -171,7 +171,7 @@ def make_header(models: list[dict]) -> list[str]:
         models (list[dict]): Entries of a metafile.
 
     Returns:
-        list[str]: The cells. Activations are there if a model has them.
+        list[str]: The cells. Activations are there if the paper prints some.
     """
     names = {'Parameters': 'parameters', 'FLOPs': 'FLOPs', 'Activations': 'activations'}
     sizes = [cell for key in _shown_sizes(models) for cell in (names[key], 'paper', 'difference')]
@@ -179,7 +179,7 @@ def make_header(models: list[dict]) -> list[str]:
 
 
 def _shown_sizes(models: list[dict]) -> list[str]:
-    has_activations = any('Activations' in entry['Metadata'] for entry in models)
+    has_activations = any('Activations' in entry['Paper'] for entry in models)
     return [key for key in SIZES if key != 'Activations' or has_activations]
 
 
@@ -323,6 +323,8 @@ def main() -> None:
         errors += check_sizes(models, ROOT)
         print(make_text(models))
         folder = metafile.parent
+        if not any(entry['Paper'] for entry in models):
+            continue  # mixer_table.py writes another table of what no paper has
         table = make_markdown(models, str(folder.relative_to(ROOT)))
         errors += update_readme(folder / 'README.md', table, args.check)
     printed = [entry for entry in read_models(metafiles[0]) if is_printed(entry)]

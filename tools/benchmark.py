@@ -27,10 +27,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--models',
         nargs='+',
-        choices=benchmark.BACKBONES,
-        help='default: all, without compiled ones where a CPU has no C++ compiler',
+        type=_model,
+        metavar='MODEL',
+        help=f'configs, or some of {", ".join(benchmark.BACKBONES)}; default: all of these, '
+        'without compiled ones where a CPU has no C++ compiler',
     )
-    parser.add_argument('--baseline', choices=benchmark.BACKBONES, default='DMFormer-S')
+    parser.add_argument('--baseline', type=_model, default='DMFormer-S', metavar='MODEL')
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: %(default)s)'
     )
@@ -53,6 +55,14 @@ def parse_args() -> argparse.Namespace:
     if args.models is None:
         args.models = _measurable_models(args.device)
     return args
+
+
+def _model(text: str) -> str:
+    if text in benchmark.BACKBONES or (text.endswith('.py') and Path(text).is_file()):
+        return text
+    raise argparse.ArgumentTypeError(
+        f'{text!r} is neither a config nor one of {", ".join(benchmark.BACKBONES)}.'
+    )
 
 
 def _measurable_models(device: str) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -140,8 +141,8 @@ def measure(
 
     Args:
         case (Case): What to measure.
-        names (Iterable[str]): Keys of ``BACKBONES``. Folded ones are left out
-            of training.
+        names (Iterable[str]): Keys of ``BACKBONES``, or configs, which end in
+            .py. Folded ones are left out of training.
         device (str): Such as ``'cpu'`` or ``'cuda'``. Defaults to 'cpu'.
         repetitions (int): How often each is measured. Defaults to 7.
         channels_last (bool): Whether weights and images are in that memory
@@ -160,7 +161,7 @@ def measure(
     images = images.to(memory_format=layout)
     passes, results = [], [Measurement(case, name) for name in names]
     for result in results:
-        model = MODELS.build(BACKBONES[result.name]).to(device, memory_format=layout)
+        model = MODELS.build(_settings(result.name)).to(device, memory_format=layout)
         model.train(case.mode == 'training')
         if result.name.endswith(COMPILED):
             model.compile()
@@ -206,6 +207,13 @@ def interleave(
             seconds.append(time_run(run, device))
             on_step()
     return times
+
+
+def _settings(name: str) -> dict:
+    if not name.endswith('.py'):
+        return BACKBONES[name]
+    backbone = Config.fromfile(name).model.backbone.to_dict()
+    return {key: value for key, value in backbone.items() if key != 'init_cfg'}
 
 
 def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:

@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 import csv
 import time
+from pathlib import Path
 
 import cv2
 import pytest
@@ -131,3 +132,9 @@ def test_what_is_no_case_is_named(text):
 def test_cases_round_trip():
     for case in CASES:
         assert Case.parse(str(case)) == case
+
+
+def test_a_config_is_measured_as_well():
+    config = Path(__file__).parents[2] / 'configs/mini/metaformer-nano-pooling_mini-imagenet.py'
+    (result,) = benchmark.measure(Case('inference', 1, 32, 32), [str(config)], repetitions=1)
+    assert result.name == str(config) and result.seconds[0] > 0

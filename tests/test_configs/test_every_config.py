@@ -9,6 +9,8 @@ import torch
 from families import (
     FAMILIES,
     FILES,
+    NANO,
+    NORMS,
     PRODUCTION,
     bases_of,
     family_of,
@@ -74,12 +76,11 @@ def test_production_configs_are_those_whose_size_is_known():
 
 def test_size(path, cfg, model):
     size = sum(parameter.numel() for parameter in model.parameters())
-    family = family_of(path)
     if is_production(path):
-        assert size == family.parameters[path.stem]
+        assert size == family_of(path).parameters[path.stem]
     else:
         backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
-        assert backbone == family.nano.get(path.stem, family.nano[cfg.model.backbone.type])
+        assert backbone == NANO[path.stem if path.stem in NANO else cfg.model.backbone.type]
         assert size < 2e6
 
 
@@ -90,6 +91,17 @@ def classifier_of(path):
         n for n in family_of(path).parameters if n.startswith(f'{network}_8') and 'in1k' in n
     )
     return name
+
+
+@pytest.mark.parametrize('size', ['s', 'nano'])
+def test_networks_with_other_token_mixers_are_of_one_size(size):
+    """Within 5 %, by the number of their blocks; ablations of DMFormer's paper are so as well."""
+    family = FAMILIES['metaformer']
+    sizes = family.parameters if size == 's' else family.nano
+    names = [name for name in sizes if name.startswith(f'metaformer-{size}-')]
+    dmformer = sizes[names[0]]
+    assert len(names) == 12 and dmformer in (26_660_392, 859_824)
+    assert all(abs(sizes[name] / dmformer - 1) < 0.05 for name in names)
 
 
 @pytest.mark.parametrize('path', PRODUCTION, ids=name_of)
@@ -123,7 +135,7 @@ def test_learning_rate_and_weight_decay_of_every_parameter(path, cfg, model):
         names[parameter]: group for group in optimizer.param_groups for parameter in group['params']
     }
     assert groups.keys() == set(names.values())
-    assert family_of(path).norms[cfg.model.backbone.type] <= norms(model)
+    assert NORMS[cfg.model.backbone.type] <= norms(model)
     undecayed = {name for name, group in groups.items() if group['weight_decay'] == 0}
     assert undecayed == spared_from_decay(recipe_of(path), model)
     assert {group['weight_decay'] for group in groups.values()} - {0} == {

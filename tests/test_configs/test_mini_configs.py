@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CONFIGS, MINI, bases_of, name_of
+from families import CONFIGS, FAMILIES, MINI, bases_of, is_mini_variant, name_of
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
 from mmdmformer.datasets import CLASSES, SEG_CLASSES
 
-AUGMENTED = [path for path in MINI if not path.stem.startswith('mask-rcnn')]
+VARIANTS = [path for path in MINI if is_mini_variant(path)]
+LEAVES = [path for path in MINI if path not in VARIANTS]
+AUGMENTED = [path for path in LEAVES if not path.stem.startswith('mask-rcnn')]
 STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
 MAY_DIFFER = {
     'data': rf"""
@@ -47,7 +49,7 @@ MAY_DIFFER = {
     """,
 }
 
-each_leaf = pytest.mark.parametrize('path', MINI, ids=name_of)
+each_leaf = pytest.mark.parametrize('path', LEAVES, ids=name_of)
 
 
 def flatten(node, path=''):
@@ -79,6 +81,23 @@ def test_leaf_changes_data_width_length_and_batch_alone(path):
     allowed = re.compile('|'.join('|'.join(rules.split()) for rules in MAY_DIFFER.values()))
     assert sorted(key for key in changed if not allowed.fullmatch(key)) == []
     assert cfg.model.backbone.arch == 'nano'
+
+
+def test_there_is_a_variant_for_each_token_mixer():
+    assert {path.stem for path in VARIANTS} == set(FAMILIES['metaformer'].nano)
+
+
+@pytest.mark.parametrize('path', VARIANTS, ids=name_of)
+def test_variant_changes_its_token_mixer_and_arch_alone(path):
+    cfg = Config.fromfile(path)
+    (base,) = bases_of(path)
+    ours, theirs = (flatten(c.to_dict()) for c in (cfg, Config.fromfile(base)))
+    changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    allowed = re.compile(
+        r'model\.backbone\.(type|arch(\.\w+)*|mixer\.\w+)|optim_wrapper\.paramwise_cfg\.custom_keys\..*'
+    )
+    assert sorted(key for key in changed if not allowed.fullmatch(key)) == []
+    assert cfg.model.backbone.arch.embed_dims == (16, 32, 80, 128)
 
 
 @each_leaf

@@ -188,6 +188,8 @@ def test_table_of_backbones():
         for name in re.findall('`(.*?)`', names):
             shown.add(name)
             more = dict(out_type='pyramid') if name == 'DynamicViT' else {}
+            if name == 'MetaFormer':
+                arch = mmdmformer.DMFormer.arch_zoo[arch]
             model = MODELS.build(dict(type=name, arch=arch, out_indices=(0, 1, 2, 3), **more))
             assert model.out_channels == tuple(first if len(first) == 4 else 4 * first)
             assert hasattr(model, 'switch_to_deploy') == (folded == 'yes')

@@ -120,6 +120,12 @@ RUN_BY = {
     'benchmarks/paper_table.py --check': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
     **dict.fromkeys(
+        ['benchmarks/mixer_table.py', 'benchmarks/mixer_table.py --check'],
+        'test_benchmarks/test_mixer_table.py::test_the_page_is_up_to_date',
+    ),
+    'benchmarks/mixer_table.py --fields': 'test_benchmarks/test_mixer_table.py::'
+    'test_fields_are_measured_and_kept',
+    **dict.fromkeys(
         ['benchmarks/papers.py', 'benchmarks/papers.py --check'],
         'test_benchmarks/test_papers.py::test_the_page_is_up_to_date',
     ),

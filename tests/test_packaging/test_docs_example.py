@@ -11,15 +11,36 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from mmdmformer.deploy import networks, onnx_export, verify
 from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / 'tests/test_backbones'))
 from test_contract import *  # noqa: E402, F403
 
+MIXER = dict(type='LargeKernel', kernel_size=7)
 NETWORKS = {
-    'LargeKernelFormer': dict(type='LargeKernelFormer', arch='nano', mixer_kernel_size=7),
-    'LargeKernelNet': dict(type='LargeKernelNet', arch='nano'),
+    'LargeKernel': dict(type='DMFormer', arch='nano', mixer=MIXER),
+    'PatchFormer': dict(type='PatchFormer', arch='nano'),
+}
+# A mini config of each task, the folder of its data, and what makes it one short epoch.
+SHORT = ['num_workers=0', 'param_scheduler=[]']
+TASKS = {
+    'classification': (
+        'dmformer-nano_mini-imagenet',
+        'imagenet',
+        ['max_epochs=1', 'batch_size=20', 'warmup_epochs=0', 'image_size=32'],
+    ),
+    'detection': (
+        'retinanet_dmformer-nano_fpn_mini-coco',
+        'coco',
+        ['max_epochs=1', 'batch_size=5', 'image_scale=(64,64)'],
+    ),
+    'segmentation': (
+        'dmformer-nano_sem-fpn_mini-ade20k',
+        'ade/ADEChallengeData2016',
+        ['max_iters=1', 'batch_size=4', 'image_scale=(64,64)'],
+    ),
 }
 pytestmark = []  # not the contract's, but:
 
@@ -40,7 +61,8 @@ def folder(tmp_path_factory):
             file.write(text)
     (folder / 'checkout').symlink_to(ROOT)
     sys.path.append(str(folder))
-    importlib.import_module('my_networks')
+    for module in ('my_mixer', 'my_backbone'):
+        importlib.import_module(module)
     yield folder
     sys.path.remove(str(folder))
 
@@ -55,7 +77,7 @@ def test_found_from_every_toolbox(cfg, scope):
 def test_config_of_the_mixer(folder):
     model = build_model(Config.fromfile(folder / 'my_classifier.py')).eval()
     mixers = [block.mixer for stage in model.backbone.stages for block in stage.blocks]
-    assert {type(mixer).__name__ for mixer in mixers} == {'LargeKernelMixer'}
+    assert {type(mixer).__name__ for mixer in mixers} == {'LargeKernel'}
     assert [mixer.depthwise.kernel_size for mixer in mixers] == [(13, 13)] * 12
     with torch.no_grad():
         assert model(torch.rand(1, 3, 64, 64), mode='tensor').shape == (1, 1000)
@@ -63,33 +85,48 @@ def test_config_of_the_mixer(folder):
 
 def test_config_of_the_backbone(folder):
     model = build_model(Config.fromfile(folder / 'my_detector.py')).eval()
-    assert type(model.backbone) is MODELS.get('LargeKernelNet')
+    assert type(model.backbone) is MODELS.get('PatchFormer')
     with torch.no_grad():
         scores, _ = model(torch.rand(1, 3, 64, 64), mode='tensor')
     assert [tuple(score.shape[2:]) for score in scores] == [(s, s) for s in (8, 4, 2, 1, 1)]
 
 
-def test_there_is_no_folded_form():
-    with pytest.raises(ValueError, match='no folded form: leave deploy out'):
-        MODELS.build(dict(NETWORKS['LargeKernelFormer'], deploy=True))
-    with pytest.raises(ValueError, match='no folded form'):
-        MODELS.build(NETWORKS['LargeKernelFormer']).eval().switch_to_deploy()
-
-
-def test_it_trains(folder, python, mini_data):
+@pytest.mark.parametrize('task', TASKS)
+def test_it_trains_folds_and_is_exported(task, folder, python, mini_data, tmp_path):
+    """In a project outside of this repository, which the mixer's file is all of."""
+    leaf, data, options = TASKS[task]
+    config = folder / f'my_mini_{task}.py'
     text = (folder / 'my_classifier.py').read_text()
-    config = folder / 'my_mini_classifier.py'
-    text = text.replace('dmformer/dmformer-s_8xb128_in1k', 'mini/dmformer-nano_mini-imagenet')
-    config.write_text(text)
-    options = [
-        f'data_root={mini_data}/imagenet',
-        'max_epochs=1',
-        'warmup_epochs=0',
-        'image_size=32',
-    ]
-    options += ['num_workers=0', 'batch_size=20', 'param_scheduler=[]']
-    train = [ROOT / 'tools/train.py', config.name, '--cfg-options', *options]
-    result = python(*train, cwd=folder, PYTHONPATH='.')
+    config.write_text(text.replace('dmformer/dmformer-s_8xb128_in1k', f'mini/{leaf}'))
+    options = [f'data_root={mini_data}/{data}', *options, *SHORT]
+    train = [ROOT / 'tools/train.py', config.name, '--work-dir', tmp_path, '--cfg-options']
+    result = python(*train, *options, cwd=folder, PYTHONPATH='.')
     assert result.returncode == 0, result.stderr[-3000:]
-    weights = torch.load(folder / 'work_dirs/my_mini_classifier/epoch_1.pth', weights_only=False)
-    assert 'backbone.stages.0.blocks.0.mixer.depthwise.weight' in weights['state_dict']
+    (checkpoint,) = (p for p in tmp_path.glob('*_1.pth') if not p.stem.startswith('best'))
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    assert weights['backbone.stages.0.blocks.0.mixer.depthwise.weight'].shape == (16, 1, 13, 13)
+
+    cfg = Config.fromfile(config)
+    raw = dict(raw=True) if task == 'detection' else {}
+    plain, folded = (
+        networks.build_network(cfg, str(checkpoint), fold=fold, **raw) for fold in (False, True)
+    )
+    assert folded.backbone.deploy and len(folded.state_dict()) < len(plain.state_dict())
+    onnx_export.export(folded, tmp_path / 'network.onnx')
+    run = onnx_export.load(tmp_path / 'network.onnx', threads=1)
+    assert len(list(verify.compare(plain, run, [(64, 96), (103, 80)], [1, 2]))) == 8
+
+
+def test_fold_takes_the_norms_of_the_branch():
+    model = MODELS.build(NETWORKS['LargeKernel']).double().eval()
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    images = torch.rand(1, 3, 65, 64).double()
+    with torch.no_grad():
+        expected = model(images)
+        model.switch_to_deploy()
+        torch.testing.assert_close(model(images), expected)
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -18,6 +18,9 @@ MINI = sorted((CONFIGS / 'mini').glob('*.py'))
 FILES = PRODUCTION + MINI
 MAIN = [path for path in PRODUCTION if path.stem in FAMILIES[path.parent.name].recipes]
 VARIANTS = [path for path in PRODUCTION if path not in MAIN]
+# By the type of a backbone, or the name of a mini leaf; see Family.
+NANO = {key: size for family in FAMILIES.values() for key, size in family.nano.items()}
+NORMS = {key: names for family in FAMILIES.values() for key, names in family.norms.items()}
 
 
 def bases_of(path: Path) -> list[Path]:
@@ -31,6 +34,11 @@ def bases_of(path: Path) -> list[Path]:
     return [
         (path.parent / base).resolve() for base in ([bases] if isinstance(bases, str) else bases)
     ]
+
+
+def is_mini_variant(path: Path) -> bool:
+    """Whether a mini leaf inherits another one."""
+    return bases_of(path)[0].parent == path.parent
 
 
 def is_production(path: Path) -> bool:
@@ -52,6 +60,9 @@ def family_of(path: Path) -> Family:
 
 def recipe_of(path: Path) -> Recipe:
     """The recipe of a leaf."""
+    if not is_production(path) and is_mini_variant(path):
+        (recipe,) = FAMILIES['metaformer'].recipes.values()
+        return recipe
     return family_of(path).recipes[main_leaf_of(path).stem]
 
 

@@ -22,10 +22,10 @@ COCO = Recipe(
 
 FAMILY = Family(
     experiments={
-        'dmformer-{}_8xb128_in1k': ('s', 'l', *ABLATIONS),
-        'retinanet_dmformer-{}_fpn_8xb2-1x_coco': ('s', 'l', *ABLATIONS),
+        'dmformer-{}_8xb128_in1k': ('s', 'l', *ABLATIONS, 's-hybrid'),
+        'retinanet_dmformer-{}_fpn_8xb2-1x_coco': ('s', 'l', *ABLATIONS, 's-hybrid'),
         'mask-rcnn_dmformer-{}_fpn_8xb2-1x_coco': ('s', 'l'),
-        'dmformer-{}_sem-fpn_8xb2-40k_ade20k-512x512': ('s', 'l', *ABLATIONS),
+        'dmformer-{}_sem-fpn_8xb2-40k_ade20k-512x512': ('s', 'l', *ABLATIONS, 's-hybrid'),
         'dmformer-{}_upernet_8xb2-160k_ade20k-512x512': ('s', 'l'),
         'retinanet_dmformer-{}_fpn_8xb2-layer-decay-1x_coco': ('s',),
         'dmformer-{}_upernet_8xb2-layer-decay-160k_ade20k-512x512': ('s',),
@@ -46,6 +46,9 @@ FAMILY = Family(
         'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512': 30_414_038,
         'dmformer-s_upernet_8xb2-160k_ade20k-512x512': 56_635_244,
         # computed
+        'dmformer-s-hybrid_8xb128_in1k': 26_775_848,
+        'retinanet_dmformer-s-hybrid_fpn_8xb2-1x_coco': 36_512_820,
+        'dmformer-s-hybrid_sem-fpn_8xb2-40k_ade20k-512x512': 30_529_494,
         'retinanet_dmformer-s-r1_fpn_8xb2-1x_coco': 36_684_212,
         'retinanet_dmformer-s-single-7x7_fpn_8xb2-1x_coco': 35_918_132,
         'retinanet_dmformer-s-no-dilation_fpn_8xb2-1x_coco': 36_397_364,
@@ -100,6 +103,7 @@ FAMILY = Family(
         {'dilations'},
         {'residual'},
         {'arch', 'gate'},
+        {'arch', 'mixer'},
     ),
     nano={'DMFormer': 859_824},
     norms={'DMFormer': {'backbone.stages.3.norm.weight', 'backbone.stem.1.bias'}},

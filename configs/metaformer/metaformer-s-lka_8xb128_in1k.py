@@ -1,0 +1,5 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+# VAN's large-kernel attention.
+_base_ = 'metaformer-s-dma_8xb128_in1k.py'
+
+model = dict(backbone=dict(mixer=dict(type='LKA'), arch=dict(depths=(2, 2, 15, 2))))
