@@ -21,6 +21,20 @@ from mmdmformer.engine.model import build_model
 ROOT = Path(__file__).resolve().parents[2]
 NANO = list_models('*nano*')
 each_nano = pytest.mark.parametrize('name', NANO)
+# They have 1-D parameters to exempt alone, which timm does by itself.
+WITHOUT_EXEMPTIONS = {
+    'dmformer_nano',
+    'dynamic_deit_nano',
+    'metaformer_nano_acmix',
+    'metaformer_nano_depthwise_conv',
+    'metaformer_nano_dma',
+    'metaformer_nano_dynamic_depthwise_conv',
+    'metaformer_nano_identity',
+    'metaformer_nano_linformer',
+    'metaformer_nano_lka',
+    'metaformer_nano_pooling',
+    'metaformer_nano_self_attention',
+}
 
 
 @pytest.fixture
@@ -114,7 +128,7 @@ def test_a_step_of_training(name, images):
     assert max(scales) == 1 and min(scales) < 0.1
     decayed = {id(p) for g in optimizer.param_groups if g['weight_decay'] for p in g['params']}
     exempt = model.no_weight_decay()
-    assert bool(exempt) == (name not in ('dmformer_nano', 'dynamic_deit_nano'))
+    assert bool(exempt) == (name not in WITHOUT_EXEMPTIONS)
     assert not any(id(p) in decayed for n, p in model.named_parameters() if n in exempt)
 
 
@@ -204,11 +218,13 @@ def test_a_model_trained_with_timm_loads_by_name(name, tmp_path, images):
     torch.save(content, tmp_path / 'last.pth.tar')
     convert(str(tmp_path / 'last.pth.tar'), tmp_path / 'w.pth')
     ours = get_model(name, pretrained=tmp_path / 'w.pth', num_classes=10).eval()
-    assert torch.equal(ours(images), model(images))
+    # Scaled scores without a softmax have no bound: with random statistics they overflow.
+    same = dict(rtol=0, atol=0, equal_nan=name == 'metaformer_nano_dynamic_attention')
+    torch.testing.assert_close(ours(images), model(images), **same)
     convert(str(tmp_path / 'w.pth'), tmp_path / 'again.safetensors')
     again = build(name, num_classes=10).eval()
     load_checkpoint(again, str(tmp_path / 'again.safetensors'))
-    assert torch.equal(again(images), model(images))
+    torch.testing.assert_close(again(images), model(images), **same)
 
 
 @pytest.mark.parametrize(
