@@ -30,6 +30,8 @@ def dwconv_by_image(x: Tensor, kernels: Tensor, size: int) -> Tensor:
     if torch.jit.is_tracing() or batch == 0:  # a graph may be for any size of batch
         y = torch.einsum('bct,bctp->bcp', kernels.flatten(2), _unfold(x, size))
         return y.reshape(x.shape)
+    if torch.compiler.is_compiling():  # which fuses the product with the sum
+        return (_unfold(x, size) * kernels.flatten(2)[..., None]).sum(2).reshape(x.shape)
     # Each channel of each image is a group.
     groups = kernels.flatten(0, 1)[:, None]
     y = F.conv2d(x.flatten(0, 1)[None], groups, padding=size // 2, groups=len(groups))
