@@ -8,6 +8,7 @@ and neither the number of workers nor whether they persist makes a difference.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -137,7 +138,8 @@ class _ProtectedWorker:
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_for_parent_only, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process().pid  # with a fork server not the one of the OS
+        threading.Thread(target=_end_for_parent_only, args=(parent,), daemon=True).start()
         if self.init is not None:
             self.init(worker)
 

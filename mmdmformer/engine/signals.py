@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import weakref
 
 import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
@@ -14,6 +16,7 @@ from .checkpoint_hook import SafeCheckpointHook
 
 EXIT_CODE = 75  # "temporary failure, try again later" of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_listening: weakref.WeakSet[SignalHook] = weakref.WeakSet()
 
 
 class Interrupted(Exception):
@@ -41,6 +44,7 @@ class SignalHook(Hook):
             return  # Python delivers signals to the main thread alone
         for number in SIGNALS:
             self._replaced[number] = signal.signal(number, self._receive)
+        _listening.add(self)
 
     def _receive(self, number: int, _) -> None:
         self.received = signal.Signals(number)
@@ -89,3 +93,12 @@ class SignalHook(Hook):
             f'interrupted by {self.received.name} after iteration {iteration}: start again with '
             f'--resume to go on from the last checkpoint in {runner.work_dir}.'
         )
+
+
+def _stop_listening_in_child() -> None:
+    """A process that others fork (a metric's pool, a logger) must end when it is told to."""
+    for hook in list(_listening):
+        hook.stop_listening()
+
+
+os.register_at_fork(after_in_child=_stop_listening_in_child)
