@@ -33,6 +33,7 @@ from ..datasets.layouts import ADE20K, COCO, IMAGENET, layout_of
 from ..engine.batch_size import describe_batch_size, global_batch_size
 from ..engine.model import build_model
 from ..engine.runtime import UsageError, missing_data, with_data_root
+from ..registry import type_name
 
 QUANTITIES = ('learning rate', 'momentum', 'weight decay')
 
@@ -265,7 +266,7 @@ def _quiet_log() -> Iterator[None]:
 def _on_cpu(optim_wrapper: dict) -> dict:
     """Without mixed precision, which changes no schedule and cannot be built without a GPU."""
     settings = dict(optim_wrapper)
-    if settings.get('type') == 'AmpOptimWrapper':
+    if type_name(settings.get('type', '')) == 'AmpOptimWrapper':
         settings['type'] = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             settings.pop(key, None)

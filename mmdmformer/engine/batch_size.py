@@ -7,7 +7,7 @@ from os import PathLike
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from .runtime import UsageError
+from .errors import UsageError
 
 
 def global_batch_size(cfg: Config, processes: int) -> int:

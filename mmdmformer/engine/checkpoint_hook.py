@@ -11,6 +11,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from ..checkpoints.writing import DurableLocalBackend
+from .errors import UsageError
+
+_MAIN = 'mIoU'  # which mmseg measures after the accuracy of all pixels
 
 
 class _KeepsFiles:
@@ -32,7 +35,8 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, but no moment of a crash or of a full disk costs a checkpoint.
 
     A local checkpoint is written under another name first, and an old one is removed only when the
-    new one is safe. Arguments are those of mmengine's hook.
+    new one is safe. Arguments are those of mmengine's hook; ``save_best='auto'`` is mIoU where it
+    is measured, and the first metric elsewhere.
     """
 
     def before_train(self, runner) -> None:
@@ -63,8 +67,34 @@ class SafeCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best or not self._find_measures(runner, metrics):
+            return
         with self._removing_later():
             super()._save_best_checkpoint(runner, metrics)
+
+    def _find_measures(self, runner, metrics: dict) -> bool:
+        """Whether it is known what is best.
+
+        Raises:
+            UsageError: If a metric that ``save_best`` names was not measured.
+        """
+        if 'auto' in self.key_indicators:
+            key = _MAIN if _MAIN in metrics else next(iter(metrics))
+            try:
+                self._init_rule(self.rules, [key])
+            except ValueError:
+                runner.logger.warning(
+                    f'No best checkpoint is kept, as nothing says whether a greater {key} is '
+                    'better: set rule of the checkpoint hook.'
+                )
+                return False
+        for key in self.key_indicators:
+            if key not in metrics:
+                raise UsageError(
+                    f'save_best={key!r} of the checkpoint hook is no metric of the validation, '
+                    f'which measured {", ".join(metrics)}: name one of these, or auto.'
+                )
+        return True
 
     @contextmanager
     def _removing_later(self) -> Iterator[None]:

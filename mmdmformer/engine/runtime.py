@@ -31,17 +31,14 @@ from ..compat.checkpoint import CheckpointError
 from ..datasets.bad_input import BadInputError
 from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
+from .errors import UsageError
 from .finite import ACTIONS, NonFiniteError
 from .runner import BAD_IMAGE_LIMIT, GuardedRunner
 from .signals import EXIT_CODE, Interrupted
-from .variables import CfgOptions, read_config
+from .variables import CfgOptions, CommaList, read_config
 
 PICTURES = ('.png', '.jpg', '.pdf')
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class UsageError(Exception):
-    """A mistake of the user's; the message is one sentence with the cure."""
 
 
 @contextmanager
@@ -178,8 +175,12 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
         UsageError: If the file, one of its bases or the toolbox is missing, or an option does not
             fit the config.
     """
-    options = options or {}
+    options = dict(options or {})
     cfg = _read_config(path, options)
+    for key, value in options.items():
+        if isinstance(value, CommaList):
+            is_text = isinstance(_current(cfg, key), str)
+            options[key] = value.text if is_text else list(value)
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
@@ -194,6 +195,19 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
     except ImportError as error:
         raise UsageError(error) from error
     return cfg
+
+
+def _current(cfg: Config, key: str) -> Any:
+    """The value at a dotted place of a config; None where there is none."""
+    value: Any = cfg
+    for part in key.split('.'):
+        if isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, (dict, Config)):
+            value = value.get(part)
+        else:
+            return None
+    return value
 
 
 def _read_config(path: Path, options: dict[str, Any]) -> Config:
