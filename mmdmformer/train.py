@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from .engine import runtime
-from .engine.batch_size import enable_auto_scale_lr, report_batch_size
+from .engine.batch_size import enable_auto_scale_lr
 from .registry import type_name
 
 
@@ -33,7 +33,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _train(cfg: Config) -> None:
     runner = runtime.build_runner(cfg)  # gone when this returns: see leave_distributed
-    report_batch_size(runner)
     runner.train()
 
 

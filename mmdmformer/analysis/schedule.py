@@ -180,7 +180,8 @@ class _Planner(Runner):
         self.cfg = cfg
         self.logger = MMLogger.get_current_instance()
         self.model = build_model(cfg)
-        self._world_size = gpus
+        self._world_size, self._hooks, self.auto_scale_lr = gpus, [], cfg.get('auto_scale_lr')
+        self.optim_wrapper = cfg.optim_wrapper
         self._seed, self._randomness_cfg = 0, {}
         self._train_dataloader = self._blank_dataloader(images)
         self._train_loop = self.build_train_loop(cfg.train_cfg)
@@ -188,7 +189,7 @@ class _Planner(Runner):
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             raise UsageError('only one optimiser can be shown, and this config has several.')
         self.param_schedulers = None
-        self.scale_lr(self.optim_wrapper, cfg.get('auto_scale_lr'))
+        self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         self.groups = self._merge_groups()
         if cfg.get('param_scheduler') is not None:
             self.param_schedulers = self.build_param_scheduler(cfg.param_scheduler)

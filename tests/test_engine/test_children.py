@@ -10,8 +10,8 @@ from multiprocessing.pool import Pool
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from mmdmformer.engine.resumable_data import protect_workers
-from mmdmformer.engine.signals import SIGNALS, SignalHook
+from mmdmformer.engine.hooks.signals import SIGNALS, SignalHook
+from mmdmformer.engine.sampling import protect_workers
 
 
 class Numbers(Dataset):

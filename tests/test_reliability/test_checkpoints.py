@@ -20,8 +20,8 @@ from mmdmformer.checkpoints import (
     find_checkpoint,
     point_to,
 )
-from mmdmformer.engine.checkpoint_hook import SafeCheckpointHook
 from mmdmformer.engine.errors import UsageError
+from mmdmformer.engine.hooks.checkpoint import SafeCheckpointHook
 
 
 def save(path, age=0):

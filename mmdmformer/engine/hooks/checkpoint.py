@@ -10,8 +10,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from ..checkpoints.writing import DurableLocalBackend
-from .errors import UsageError
+from ...checkpoints.writing import DurableLocalBackend
+from ..errors import UsageError
 
 _MAIN = 'mIoU'  # which mmseg measures after the accuracy of all pixels
 
@@ -37,6 +37,9 @@ class SafeCheckpointHook(CheckpointHook):
     A local checkpoint is written under another name first, and an old one is removed only when the
     new one is safe. Arguments are those of mmengine's hook; ``save_best='auto'`` is mIoU where it
     is measured, and the first metric elsewhere.
+
+    Examples:
+        >>> default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', save_best='auto'))
     """
 
     def before_train(self, runner) -> None:
@@ -45,22 +48,6 @@ class SafeCheckpointHook(CheckpointHook):
         if not chosen and '://' not in str(self.out_dir or runner.work_dir):
             self.backend_args = dict(backend=DurableLocalBackend.__name__)
         super().before_train(runner)
-
-    def save_interrupted(self, runner, epoch: int, iteration: int) -> str:
-        """Save what a run that is about to end needs to go on.
-
-        Args:
-            runner (Runner): The run.
-            epoch (int): Number of epochs that are complete.
-            iteration (int): Number of iterations that are done.
-
-        Returns:
-            str: The checkpoint.
-        """
-        step = f'{epoch}_iter_{iteration}' if self.by_epoch else iteration
-        meta = dict(epoch=epoch, iter=iteration)
-        self._save_checkpoint_with_step(runner, step, meta=meta)
-        return self.last_ckpt
 
     def _save_checkpoint_with_step(self, runner, step: int | str, meta: dict) -> None:
         with self._removing_later():

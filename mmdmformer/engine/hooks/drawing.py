@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
 
-from ..datasets.bad_input import base_datasets
+from ...datasets.bad_input import base_datasets
 
 
 @HOOKS.register_module()
