@@ -22,6 +22,9 @@ from .compat import report
 from .datasets.layouts import LAYOUTS, Layout, layout_of
 from .engine import runtime
 from .engine.batch_size import describe_batch_size
+from .registry import type_name
+
+_PRETRAINED = 'Pretrained', 'PretrainedInit', 'CheckedPretrained', 'CheckedPretrainedInit'
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def _require_checkpoints(cfg: Config) -> None:
     """Raise unless every pretrained file that the config names is there."""
     runtime.check_checkpoint(cfg.get('load_from'))
     for found in _dicts(cfg.get('model')):
-        if str(found.get('type')).endswith('Pretrained'):
+        if type_name(found.get('type')) in _PRETRAINED:
             runtime.check_checkpoint(found.get('checkpoint'))
 
 

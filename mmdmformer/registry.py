@@ -10,6 +10,22 @@ from mmengine.registry import Registry
 from torch import nn
 
 
+def type_name(kind: str | type) -> str:
+    """The name of a class as configs write it: as text, by its path, or as the class itself.
+
+    Args:
+        kind (str | type): A config's ``type``.
+
+    Returns:
+        str: The name alone.
+
+    Examples:
+        >>> type_name('mmdet.RetinaNet'), type_name(nn.Linear)
+        ('RetinaNet', 'Linear')
+    """
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
 def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: Any) -> nn.Module:
     """Build a token mixer from its config.
 

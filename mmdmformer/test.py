@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
+from mmengine.runner import Runner
 from torch import nn
 
 from .checkpoints import complete_weights
@@ -41,11 +43,16 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
 
 def _test(cfg: Config, out: str | None) -> dict[str, float]:
     runner = runtime.build_runner(cfg)
-    with complete_weights(_without_wrappers(runner.model), cfg.load_from):
-        runner.load_checkpoint(cfg.load_from, strict=True)
+    # Within test(), as hooks must be ready: mmengine's average of the weights takes the file too.
+    runner.load_checkpoint = partial(_load_complete, runner, runner.load_checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(_dump(cfg, out))
     return runner.test()
+
+
+def _load_complete(runner: Runner, load: Callable, checkpoint: str) -> dict:
+    with complete_weights(_without_wrappers(runner.model), checkpoint):
+        return load(checkpoint, strict=True)
 
 
 def _without_wrappers(model: nn.Module) -> nn.Module:
@@ -86,11 +93,6 @@ def test_config(options: argparse.Namespace) -> Config:
     cfg = runtime.load_config(options)
     cfg.load_from = options.checkpoint
     if options.tta:
-        if options.show_dir is not None and cfg.default_scope == 'mmpretrain':
-            raise runtime.UsageError(
-                '--show-dir draws one prediction for each image that mmpretrain loads, and --tta '
-                'loads several for one prediction: use one of them.'
-            )
         _augment(cfg, options.config)
     if options.show_dir is not None:
         _draw(cfg, options.config, str(Path(options.show_dir).absolute()))
@@ -108,25 +110,20 @@ def _augment(cfg: Config, name: str) -> None:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     dataset.pipeline = cfg.tta_pipeline
+    _add_hook(cfg, type='AverageUnderTTAHook')
 
 
 def _draw(cfg: Config, name: str, folder: str) -> None:
-    """Let the toolbox's own visualisation hook draw every test image into ``folder``."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
+    """Let a hook draw every test image into ``folder``."""
+    if cfg.get('visualizer') is None:
         raise runtime.UsageError(
-            f'--show-dir needs default_hooks.visualization, and {name} does not define it: add it.'
+            f"--show-dir needs the toolbox's visualizer, and {name} does not define it: add it."
         )
-    if cfg.default_scope == 'mmpretrain':
-        from .engine import visualization  # registers the hook; needs mmpretrain
+    _add_hook(cfg, type='DrawPredictionsHook', out_dir=folder)
 
-        hook_type = visualization.TrueColourVisualizationHook.__name__
-        hook.update(type=hook_type, enable=True, interval=1, out_dir=folder)
-    elif cfg.default_scope == 'mmdet':
-        hook.update(draw=True, interval=1, test_out_dir=folder)
-    else:
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = folder
+
+def _add_hook(cfg: Config, **hook: str) -> None:
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def _dump(cfg: Config, path: str):

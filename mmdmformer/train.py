@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from .engine import runtime
-from .engine.batch_size import enable_auto_scale_lr, report_batch_size
+from .engine.batch_size import enable_auto_scale_lr
+from .registry import type_name
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -32,7 +33,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _train(cfg: Config) -> None:
     runner = runtime.build_runner(cfg)  # gone when this returns: see leave_distributed
-    report_batch_size(runner)
     runner.train()
 
 
@@ -73,7 +73,7 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(cfg.optim_wrapper.get('type', '')) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise runtime.UsageError(
             'mixed precision (--amp, AmpOptimWrapper) needs a GPU and none is visible: '
             'train without it.'

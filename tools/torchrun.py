@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-INTERRUPTED = 75  # mmdmformer.engine.signals.EXIT_CODE, without its slow imports
+INTERRUPTED = 75  # mmdmformer.engine.hooks.signals.EXIT_CODE, without its slow imports
 
 
 def pass_on(number: int, _) -> None:

@@ -11,8 +11,16 @@ load_from = None
 resume = False
 # A fixed seed, so that a run can be repeated; each process draws its own augmentations from it.
 randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)
-# The share of unreadable training images that are replaced by others; more stop the run.
-bad_image_limit = 0.001
-# A loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');
-# find_layer names the layer where it arose.
-non_finite = dict(action='stop', find_layer=False)
+default_hooks = dict(
+    # going on from the newest intact checkpoint, on the schedule of this config
+    resume=dict(type='ResumeHook'),
+    # the share of unreadable training images that are replaced by others; more stop the run
+    images=dict(type='UnreadableImagesHook', limit=0.001),
+    # a loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');
+    # find_layer names the layer where it arose
+    non_finite=dict(type='NonFiniteHook', action='stop', find_layer=False),
+    # SIGTERM and SIGUSR1 of a scheduler: save, and end with code 75
+    signals=dict(type='SignalHook'),
+    batch_size=dict(type='BatchSizeHook'),
+    average_under_tta=dict(type='AverageUnderTTAHook'),
+)

@@ -33,6 +33,7 @@ from ..datasets.layouts import ADE20K, COCO, IMAGENET, layout_of
 from ..engine.batch_size import describe_batch_size, global_batch_size
 from ..engine.model import build_model
 from ..engine.runtime import UsageError, missing_data, with_data_root
+from ..registry import type_name
 
 QUANTITIES = ('learning rate', 'momentum', 'weight decay')
 
@@ -179,7 +180,8 @@ class _Planner(Runner):
         self.cfg = cfg
         self.logger = MMLogger.get_current_instance()
         self.model = build_model(cfg)
-        self._world_size = gpus
+        self._world_size, self._hooks, self.auto_scale_lr = gpus, [], cfg.get('auto_scale_lr')
+        self.optim_wrapper = cfg.optim_wrapper
         self._seed, self._randomness_cfg = 0, {}
         self._train_dataloader = self._blank_dataloader(images)
         self._train_loop = self.build_train_loop(cfg.train_cfg)
@@ -187,7 +189,7 @@ class _Planner(Runner):
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             raise UsageError('only one optimiser can be shown, and this config has several.')
         self.param_schedulers = None
-        self.scale_lr(self.optim_wrapper, cfg.get('auto_scale_lr'))
+        self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         self.groups = self._merge_groups()
         if cfg.get('param_scheduler') is not None:
             self.param_schedulers = self.build_param_scheduler(cfg.param_scheduler)
@@ -265,7 +267,7 @@ def _quiet_log() -> Iterator[None]:
 def _on_cpu(optim_wrapper: dict) -> dict:
     """Without mixed precision, which changes no schedule and cannot be built without a GPU."""
     settings = dict(optim_wrapper)
-    if settings.get('type') == 'AmpOptimWrapper':
+    if type_name(settings.get('type', '')) == 'AmpOptimWrapper':
         settings['type'] = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             settings.pop(key, None)

@@ -12,7 +12,7 @@ from .checking import find_damage
 from .writing import DurableLocalBackend
 
 _POINTER = 'last_checkpoint'  # mmengine's file with the path of the newest checkpoint
-_NUMBERED = re.compile(r'(epoch|iter)_\d+(_iter_\d+)?\.pth')
+_NUMBERED = r'{}_\d+(_iter_\d+)?\.pth'
 
 
 def find_checkpoint(work_dir: str | Path) -> Path | None:
@@ -68,7 +68,10 @@ def _candidates(work_dir: Path) -> list[Path]:
     if named is not None and not named.is_file():
         named = work_dir / named.name  # the folder has been moved
     folder = named.parent if named is not None and named.is_file() else work_dir
-    found = [p for p in folder.glob('*.pth') if _NUMBERED.fullmatch(p.name)]
+    # mmengine's names, or those of the hook's filename_tmpl as the pointer has one
+    stem = named and re.match(r'(.*?)_\d+(_iter_\d+)?\.pth$', named.name)
+    pattern = _NUMBERED.format(re.escape(stem[1]) if stem else '(epoch|iter)')
+    found = [p for p in folder.glob('*.pth') if re.fullmatch(pattern, p.name)]
     found.sort(key=_progress, reverse=True)
     if named is None or not named.is_file():
         return found

@@ -87,7 +87,8 @@ class BadImages:
             raise BadInputError(
                 f'image {self._path(index)} cannot be read, and {count} unreadable of '
                 f'{len(self.found)} training images are more than the {self.allowed} that '
-                f'bad_image_limit={self.limit:g} allows: restore the files or raise the limit.'
+                f'limit={self.limit:g} of UnreadableImagesHook allows: restore the files or raise '
+                'the limit.'
             )
 
     def _path(self, index: int) -> str:

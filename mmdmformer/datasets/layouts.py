@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from ..registry import type_name
 from .mini import MANIFEST
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')  # in small letters; ImageNet's own is .JPEG
@@ -240,7 +241,7 @@ def layout_of(dataset: Mapping, layouts: Iterable[Layout] = LAYOUTS) -> tuple[La
         return MINI, mini
     if 'classes' in dataset.get('metainfo', {}):
         return None
-    name = dataset.get('type', '').rpartition('.')[2]
+    name = type_name(dataset.get('type', ''))
     for layout in layouts:
         if layout.dataset_type == name:
             return layout, root

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import load_complete
 from ..engine.model import build_model
+from ..registry import type_name
 from .resampling import make_exportable
 
 STAGES = (0, 1, 2, 3)
@@ -193,7 +194,9 @@ def build_network(
     _check_backbone(cfg)
     kind = Stages if backbone_only else _kind(cfg, raw)
     if raw and not issubclass(kind, RetinaMaps):
-        raise ValueError(f'--raw is for a RetinaNet, and {_name(cfg)} has a {cfg.model.type}.')
+        raise ValueError(
+            f'--raw is for a RetinaNet, and {_name(cfg)} has a {type_name(cfg.model.type)}.'
+        )
     if backbone_only:
         cfg.model.backbone.out_indices = STAGES
     model = build_model(cfg).eval()
@@ -204,7 +207,7 @@ def build_network(
 
 
 def _check_backbone(cfg: Config) -> None:
-    name = cfg.model.backbone.type.split('.')[-1]
+    name = type_name(cfg.model.backbone.type)
     if name in _FIXED_TO_A_SIZE:
         raise ValueError(
             f'{_name(cfg)} has the backbone {name}, which cannot be exported, as the windows and '
@@ -216,9 +219,10 @@ def _check_backbone(cfg: Config) -> None:
 def _kind(cfg: Config, raw: bool) -> type[Network]:
     """Which network a config's model becomes, or a sentence on why it cannot."""
     model, scope = cfg.model, cfg.get('default_scope')
-    if model.type == 'ImageClassifier' and model.head.type == 'LinearClsHead':
+    kind = type_name(model.type)
+    if kind == 'ImageClassifier' and type_name(model.head.type) == 'LinearClsHead':
         return Classifier
-    if model.type == 'EncoderDecoder' and model.decode_head.type in ('FPNHead', 'UPerHead'):
+    if kind == 'EncoderDecoder' and type_name(model.decode_head.type) in ('FPNHead', 'UPerHead'):
         mode = model.get('test_cfg', {}).get('mode', 'whole')
         if mode != 'whole':
             raise ValueError(
@@ -226,7 +230,7 @@ def _kind(cfg: Config, raw: bool) -> type[Network]:
                 'network: export it with --cfg-options model.test_cfg.mode=whole.'
             )
         return Segmentor
-    if model.type == 'RetinaNet':
+    if kind == 'RetinaNet':
         return RetinaMaps if raw else RetinaBoxes
     if 'roi_head' in model:
         reason = (
@@ -236,7 +240,7 @@ def _kind(cfg: Config, raw: bool) -> type[Network]:
     else:
         reason = f'there is no network for models of this type of {scope}'
     raise ValueError(
-        f'{_name(cfg)} has a {model.type}, which cannot be exported, as {reason}: export its '
+        f'{_name(cfg)} has a {kind}, which cannot be exported, as {reason}: export its '
         'backbone with --backbone, or a RetinaNet, a classifier or a segmentor with FPNHead or '
         'UPerHead.'
     )

@@ -7,7 +7,7 @@ from os import PathLike
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from .runtime import UsageError
+from .errors import UsageError
 
 
 def global_batch_size(cfg: Config, processes: int) -> int:
@@ -40,14 +40,12 @@ def describe_batch_size(cfg: Config, processes: int) -> tuple[int, str] | None:
     lr = cfg.optim_wrapper.get('optimizer', {}).get('lr')
     if base is None or lr is None:
         return None
+    batch = global_batch_size(cfg, processes)
     if scaling.get('enable', False):
-        # mmengine's scaling does not count accumulated batches.
-        batch = processes * cfg.train_dataloader.batch_size
         return logging.INFO, (
             f'The learning rate was scaled from {lr:g} to {lr * batch / base:g}: it was chosen for '
             f'a global batch of {base} images, and this run has {batch}.'
         )
-    batch = global_batch_size(cfg, processes)
     if batch == base:
         return None
     return logging.WARNING, (
@@ -75,8 +73,14 @@ def enable_auto_scale_lr(cfg: Config, name: str | PathLike) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def report_batch_size(runner: Runner) -> None:
-    """Write into the log how the learning rate fits the global batch, if that needs a word."""
-    report = describe_batch_size(runner.cfg, runner.world_size)
-    if report is not None:
-        runner.logger.log(*report)
+def count_accumulation(runner: Runner) -> None:
+    """Let mmengine's scaling of the learning rate count accumulated batches.
+
+    Args:
+        runner (Runner): Before it scales.
+    """
+    scaling = runner.auto_scale_lr
+    accumulated = getattr(runner.optim_wrapper, 'get', lambda *_: 1)('accumulative_counts', 1)
+    if scaling and scaling.get('base_batch_size') and accumulated > 1:
+        base = scaling['base_batch_size'] / accumulated
+        runner.auto_scale_lr = {**scaling, 'base_batch_size': base}

@@ -15,6 +15,8 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 
+from ..registry import type_name
+
 
 @MODEL_WRAPPERS.register_module()
 class CPUReadyDistributedDataParallel(MMDistributedDataParallel):
@@ -58,7 +60,7 @@ def distribute_on_cpu(cfg: Config) -> None:
         return
     cfg.model_wrapper_cfg.device_ids = None
     if (
-        cfg.model_wrapper_cfg.get('type', 'MMDistributedDataParallel')
+        type_name(cfg.model_wrapper_cfg.get('type', 'MMDistributedDataParallel'))
         == 'MMDistributedDataParallel'
     ):
         cfg.model_wrapper_cfg.type = 'CPUReadyDistributedDataParallel'

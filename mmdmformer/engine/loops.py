@@ -9,18 +9,22 @@ interrupted is done again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
+from torch.utils.data import DataLoader
 
-from .resumable_data import SeededBatches, seed_step
+from .batch_size import count_accumulation
+from .sampling import SeededBatches, make_resumable, require_same_length, seed_step
 
 _SEED = 'data_seed'  # in mmengine's message hub, which checkpoints hold
+_LAYOUT = 'data_layout'  # in the message hub as well: of the iterations that were counted
 _DUE = 'unfinished_validation'  # in the work folder: after which iteration a validation is due
 
 
@@ -29,10 +33,26 @@ class _ResumableLoop:
 
     _noted: int | None = -1  # what the work folder says of validation; unknown at first
 
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        if isinstance(dataloader, dict):
+            differ = runner._randomness_cfg.get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(dataloader, runner.seed, differ)
+        require_same_length(dataloader)
+        make_resumable(dataloader)
+        # Hooks of ours that have to do with data; mmengine's loop over iterations starts workers.
+        runner.call_hook('prepare_dataloader', dataloader=dataloader, training=True)
+        super().__init__(runner, dataloader, *args, **kwargs)
+        runner.register_hook(_UnfinishedValidationHook())
+        count_accumulation(runner)
+
     def run(self) -> nn.Module:
         """Train, on from the iteration of the checkpoint that was resumed."""
         self._resumed = self._iter > 0
         self._adopt_seed()
+        self._skip_samples: int | None = None
+        if self._resumed:
+            self._find_position()
+        self.runner.message_hub.update_info(_LAYOUT, self._layout())
         self._prepare_data()
         model = super().run()
         self._note_validation(None)
@@ -48,6 +68,36 @@ class _ResumableLoop:
         batches.seed = hub.get_info(_SEED)
         if hasattr(batches.sampler, 'seed'):
             batches.sampler.seed = batches.seed
+
+    def _layout(self) -> dict[str, int]:
+        """What the number of an iteration means."""
+        size = self.dataloader.batch_size or 1
+        return dict(
+            batch=size * get_world_size(),
+            images=len(self.dataloader.dataset),
+            length=len(self.dataloader),
+        )
+
+    def _find_position(self) -> None:
+        """Say where to go on if batches are others than before."""
+        before, now = self.runner.message_hub.runtime_info.get(_LAYOUT), self._layout()
+        if before is None:
+            before = dict(now, length=self._guess_length(now['length']))
+        if {**before, **self._origin(before)} == {**now, **self._origin(now)}:
+            return
+        where = self._convert(before, now)
+        self.runner.logger.warning(
+            f'The run had {before["images"]} images in batches of {before["batch"]}, and has '
+            f'{now["images"]} in batches of {now["batch"]}: it goes on {where}.'
+        )
+
+    def _samples_of_process(self, samples: int, before: dict, now: dict) -> int | None:
+        """How many of the next samples of this process are done; None if that is undefined."""
+        batches, processes = self.dataloader.batch_sampler, get_world_size()
+        plain = isinstance(batches, SeededBatches) and batches.plain
+        if not plain or before['images'] != now['images'] or samples % processes:
+            return None
+        return samples // processes
 
     def _prepare_data(self) -> None:
         """Bring the data to the present iteration, if the loop does not by itself."""
@@ -89,11 +139,49 @@ class _ResumableLoop:
 
 @LOOPS.register_module()
 class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which can go on within one."""
+    """mmengine's loop over epochs, which can go on within one.
+
+    Arguments are those of mmengine's ``EpochBasedTrainLoop``. With another batch size or number of
+    processes than before, it goes on at the sample where the run stopped if batches take images in
+    order, and else, or with other images, at the beginning of the next epoch.
+
+    Examples:
+        >>> train_cfg = dict(type='ResumableEpochLoop', max_epochs=12, val_interval=1)
+    """
 
     @property
     def _end(self) -> int:
         return self._max_epochs
+
+    @staticmethod
+    def _origin(_: dict) -> dict:
+        return {}
+
+    def _guess_length(self, length: int) -> int:
+        """How long epochs were, for plain mmengine, which saves at their ends and does not say."""
+        if self._epoch > 0 and self._iter % self._epoch == 0:
+            return self._iter // self._epoch
+        return max(length, self._iter) if self._epoch == 0 else length
+
+    def _convert(self, before: dict, now: dict) -> str:
+        """Number iterations as they are counted now; where that is, in words."""
+        done = self._iter - self._epoch * before['length']  # of this epoch
+        if done >= before['length']:
+            self._epoch, done = self._epoch + 1, 0
+        samples = self._samples_of_process(done * before['batch'], before, now) if done else 0
+        left = 0
+        if samples:
+            size = self.dataloader.batch_size
+            rest = len(self.dataloader.batch_sampler.sampler) - samples
+            left = rest // size if self.dataloader.drop_last else math.ceil(rest / size)
+        if left > 0:
+            self._skip_samples = samples
+            self._iter = (self._epoch + 1) * now['length'] - left
+            return f'at the sample where it stopped in epoch {self._epoch + 1}'
+        if done and self._epoch + 1 < self._max_epochs:
+            self._epoch += 1
+        self._iter = self._epoch * now['length']
+        return f'at the beginning of epoch {self._epoch + 1}'
 
     def run_epoch(self) -> None:
         """Train one epoch, or what is left of it."""
@@ -102,6 +190,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         batches = self.dataloader.batch_sampler
         if isinstance(batches, SeededBatches):
             batches.first, batches.skip = begin, self._done
+            batches.skip_samples, self._skip_samples = self._skip_samples, None
         due = self._validates_at(self._epoch + 1)
         self._note_validation(begin + len(self.dataloader) if due else None)
         super().run_epoch()
@@ -114,11 +203,37 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
-    """mmengine's loop over iterations, which goes on without loading what it trained on before."""
+    """mmengine's loop over iterations, which goes on without loading what it trained on before.
+
+    Arguments are those of mmengine's ``IterBasedTrainLoop``.
+
+    Examples:
+        >>> train_cfg = dict(type='ResumableIterLoop', max_iters=40000, val_interval=4000)
+    """
 
     @property
     def _end(self) -> int:
         return self._max_iters
+
+    def _guess_length(self, length: int) -> int:
+        return length
+
+    def _layout(self) -> dict[str, int]:
+        hub = self.runner.message_hub.runtime_info
+        return super()._layout() | self._origin(hub.get(_LAYOUT, {}))
+
+    def _origin(self, layout: dict) -> dict:
+        """At which iteration batches became those of now, and how many samples were done."""
+        return {key: layout.get(key, 0) for key in ('since', 'samples')}
+
+    def _convert(self, before: dict, now: dict) -> str:
+        """Remember how many samples are done; where that is, in words."""
+        since = self._origin(before)
+        done = since['samples'] + (self._iter - since['since']) * before['batch']
+        if self._samples_of_process(done, before, now) is None:
+            return 'with what follows as many batches of the present ones'
+        self.runner.message_hub.update_info(_LAYOUT, dict(since=self._iter, samples=done))
+        return 'at the sample where it stopped'
 
     def _prepare_data(self) -> None:
         if self._iter > 0 and isinstance(self.dataloader.batch_sampler, SeededBatches):
@@ -131,6 +246,10 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
         passes, batches.skip = (0, self._iter)
         if not batches.infinite:
             passes, batches.skip = divmod(self._iter, len(batches))
+        layout = self._layout()
+        if batches.infinite and layout['since']:
+            done = layout['samples'] + (self._iter - layout['since']) * layout['batch']
+            batches.skip_samples = done // get_world_size()
         batches.first = passes * len(batches)
         if hasattr(batches.sampler, 'set_epoch'):
             batches.sampler.set_epoch(passes)
@@ -170,12 +289,11 @@ class _Rest:
         self.skipped -= count
 
 
-class UnfinishedValidationHook(Hook):
+class _UnfinishedValidationHook(Hook):
     """Does a validation again that was interrupted, once every other hook is ready."""
 
     priority = 'LOWEST'
 
     def before_train(self, runner) -> None:
         """Validate if one is due."""
-        if isinstance(runner.train_loop, _ResumableLoop):
-            runner.train_loop.finish_validation()
+        runner.train_loop.finish_validation()

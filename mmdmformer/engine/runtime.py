@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -31,17 +30,13 @@ from ..compat.checkpoint import CheckpointError
 from ..datasets.bad_input import BadInputError
 from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
-from .finite import ACTIONS, NonFiniteError
-from .runner import BAD_IMAGE_LIMIT, GuardedRunner
-from .signals import EXIT_CODE, Interrupted
-from .variables import CfgOptions, read_config
+from .errors import UsageError
+from .hooks.non_finite import NonFiniteError
+from .hooks.signals import EXIT_CODE, Interrupted
+from .variables import CfgOptions, CommaList, read_config
 
 PICTURES = ('.png', '.jpg', '.pdf')
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class UsageError(Exception):
-    """A mistake of the user's; the message is one sentence with the cure."""
 
 
 @contextmanager
@@ -49,7 +44,7 @@ def one_sentence_errors() -> Iterator[None]:
     """Print what ends a run as one line on stderr.
 
     A mistake of the user's, a full disk and losses that are not finite exit with code 2, a
-    scheduler's signal with :data:`~.signals.EXIT_CODE`, after which the run can be started again.
+    scheduler's signal with code 75, after which the run can be started again.
     """
     try:
         yield
@@ -67,11 +62,9 @@ def one_sentence_errors() -> Iterator[None]:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    except Interrupted as interrupted:
-        message = str(interrupted)
+    except Interrupted:
+        pass
     # Outside of the except clause, as its error holds on to the runner.
-    if is_main_process():
-        print(message, file=sys.stderr)
     leave_distributed()
     raise SystemExit(EXIT_CODE)
 
@@ -178,8 +171,12 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
         UsageError: If the file, one of its bases or the toolbox is missing, or an option does not
             fit the config.
     """
-    options = options or {}
+    options = dict(options or {})
     cfg = _read_config(path, options)
+    for key, value in options.items():
+        if isinstance(value, CommaList):
+            is_text = isinstance(_current(cfg, key), str)
+            options[key] = value.text if is_text else list(value)
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
@@ -194,6 +191,19 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
     except ImportError as error:
         raise UsageError(error) from error
     return cfg
+
+
+def _current(cfg: Config, key: str) -> Any:
+    """The value at a dotted place of a config; None where there is none."""
+    value: Any = cfg
+    for part in key.split('.'):
+        if isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, (dict, Config)):
+            value = value.get(part)
+        else:
+            return None
+    return value
 
 
 def _read_config(path: Path, options: dict[str, Any]) -> Config:
@@ -266,21 +276,13 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that names bad files, or the one that ``cfg.runner_type`` names.
+    """Build the runner that a config asks for: mmengine's, or the one that ``runner_type`` names.
 
     Raises:
         UsageError: If a setting of the config cannot be.
     """
     check_checkpoint(cfg.get('load_from'))
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    limit = cfg.get('bad_image_limit', BAD_IMAGE_LIMIT)
-    if not (isinstance(limit, (int, float)) and 0 <= limit <= 1):
-        raise UsageError(f'bad_image_limit must be a share from 0 to 1, not {limit!r}.')
-    action = cfg.get('non_finite', {}).get('action', ACTIONS[0])
-    if action not in ACTIONS:
-        raise UsageError(f"non_finite.action must be 'stop' or 'skip', not {action!r}.")
-    return GuardedRunner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def leave_distributed() -> None:

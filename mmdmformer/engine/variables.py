@@ -14,6 +14,19 @@ from mmengine.config import Config, DictAction
 _PACKAGES = ('mmdmformer', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg')
 
 
+class CommaList(list):
+    """A list that was written without brackets, and may have been meant as text.
+
+    Args:
+        values (Sequence): The list.
+        text (str): What was written.
+    """
+
+    def __init__(self, values: Sequence[Any], text: str) -> None:
+        super().__init__(values)
+        self.text = text
+
+
 class CfgOptions(DictAction):
     """mmengine's ``--cfg-options``, which names what it cannot read instead of failing in itself.
 
@@ -44,7 +57,10 @@ class CfgOptions(DictAction):
                     f'{value!r} cannot be read: write KEY=VALUE, a list as KEY=1,2 or '
                     'KEY="[1,2]", and put anything with a dict into a config file',
                 ) from None
-            key = value.partition('=')[0]
+            key, _, text = value.partition('=')
+            read = getattr(namespace, self.dest)
+            if isinstance(read[key], list) and not text.startswith('['):
+                read[key] = CommaList(read[key], text)
             if key.rpartition('.')[2] == 'type' and _is_foreign(getattr(namespace, self.dest)[key]):
                 raise argparse.ArgumentError(
                     self,

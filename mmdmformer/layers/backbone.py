@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import memory_format_of
+from ..registry import type_name
 
 
 class BackboneContract:
@@ -271,7 +272,9 @@ def _with_checked_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] |
         return None
     init_cfgs: Iterable[dict] = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
     checked = [
-        {**cfg, 'type': 'CheckedPretrained'} if cfg['type'] == 'Pretrained' else cfg
+        {**cfg, 'type': 'CheckedPretrained'}
+        if type_name(cfg['type']) in ('Pretrained', 'PretrainedInit')
+        else cfg
         for cfg in init_cfgs
     ]
     # A later initialiser must not overwrite what the checkpoint gave.

@@ -30,7 +30,7 @@ _fsync, _replace = os.fsync, os.replace
 class InjectionHook(Hook):
     """Injects one fault."""
 
-    priority = 'LOWEST'
+    priority = 'VERY_LOW'  # a signal comes before the hook that looks for it
 
     def before_train(self, runner) -> None:
         """Wait for the moment."""

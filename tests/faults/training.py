@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmdmformer.engine.signals import EXIT_CODE
+from mmdmformer.engine.hooks.signals import EXIT_CODE
 
 from . import Outcome, fault
 from .mini_runs import TASKS, MiniRun, end, make_data
@@ -393,7 +393,7 @@ def spoil_gradients(times: int, folder: Path, seed: int) -> Outcome:
             references[task] = MiniRun(task, folder, f'reference-{task}')
             references[task].run()
         step = dice.randint(2, 12)
-        run = MiniRun(task, folder, f'run{number}', f'non_finite.action={action}')
+        run = MiniRun(task, folder, f'run{number}', f'default_hooks.non_finite.action={action}')
         (code,) = run.run(INJECT=f'step:{step}:nan')
         output = run.output()
         report = f'the gradients of iteration {step} are not finite, though the loss is; its images'

@@ -210,3 +210,13 @@ def test_table_of_another_number_of_heads_is_refused(tmp_path):
     model = MODELS.build(dict(type='DynamicSwin', arch='nano', init_cfg=init_cfg))
     with pytest.raises(RuntimeError, match=f'{table} .169, 2. instead of .169, 1.'):
         model.init_weights()
+
+
+def test_class_in_place_of_its_name_is_checked():
+    """As pure Python configs write it; mmengine's own would only log that nothing fits."""
+    from mmengine.model import PretrainedInit
+
+    backbone = DMFormer('nano', init_cfg=dict(type=PretrainedInit, checkpoint='x.pth'))
+    assert [cfg['type'] for cfg in backbone.init_cfg if 'checkpoint' in cfg] == [
+        'CheckedPretrained'
+    ]

@@ -11,16 +11,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
 
 from mmdmformer.datasets.bad_input import BadImages, BadInputError, base_datasets, guard_pipeline
 from mmdmformer.datasets.instances import check_instances
+from mmdmformer.engine import UnreadableImagesHook
 from mmdmformer.engine.model import save_untrained
-from mmdmformer.engine.runner import GuardedRunner
-from mmdmformer.engine.runtime import UsageError, build_runner
+from mmdmformer.engine.runtime import UsageError
 from mmdmformer.engine.variables import read_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,6 +37,7 @@ TASKS = {
         'images/validation/*',
     ),
 }  # fmt: skip
+LIMIT = 'default_hooks.images.limit'
 each_task = pytest.mark.parametrize('task', TASKS)
 with_workers = pytest.mark.parametrize('workers', [0, 2])
 
@@ -74,14 +75,21 @@ def spoil(paths):
     return sorted(map(str, paths))
 
 
-class LoaderRunner(GuardedRunner):
+class LoaderRunner(Runner):
     """The runner, but for seconds of work on other things than data."""
 
     def __init__(self, cfg):
         self.cfg = cfg
         self.logger = self.visualizer = MMLogger.get_current_instance()
         self._seed, self._randomness_cfg, self._hooks = 0, {}, []
-        self._train_dataloader = cfg.train_dataloader
+        self._train_dataloader, self.optim_wrapper = cfg.train_dataloader, cfg.optim_wrapper
+        self.auto_scale_lr = None
+        self.images = UnreadableImagesHook(cfg.default_hooks.images.limit)
+        self.register_hook(self.images)
+
+    @property
+    def bad_images(self):
+        return list(self.images.bad_images.values())
 
 
 def loader(cfg, part='train'):
@@ -91,7 +99,9 @@ def loader(cfg, part='train'):
     if part == 'train':
         runner.loop = runner.build_train_loop(cfg.train_cfg)
         return runner.loop.dataloader, runner
-    return runner.build_dataloader(cfg.val_dataloader, seed=0), runner
+    loaded = runner.build_dataloader(cfg.val_dataloader, seed=0)
+    runner.images.prepare_dataloader(runner, loaded, training=False)
+    return loaded, runner
 
 
 def training_batches(runner, number):
@@ -119,7 +129,7 @@ def paths_of(batches):
 def test_unreadable_training_images_are_replaced_and_told_once(task, workers, data):
     everything = images(task, data)
     bad = spoil(everything[2:5])
-    loaded, runner = loader(config(task, data, workers, bad_image_limit=0.4))
+    loaded, runner = loader(config(task, data, workers, **{LIMIT: 0.4}))
     size = len(loaded.dataset)
     assert size in (len(everything), len(everything) - 1)  # detection leaves out an empty image
     found = []
@@ -141,7 +151,7 @@ def test_too_many_unreadable_training_images_stop_the_run(task, workers, data):
     bad = spoil(images(task, data)[2:5])
     cfg = config(task, data, workers)
     size = len(images(task, data)) - (task == 'detection')  # which leaves out an empty image
-    cfg.bad_image_limit = 2 / size
+    cfg.merge_from_dict({LIMIT: 2 / size})
     _, runner = loader(cfg)
     with pytest.raises(BadInputError) as stopped:
         for _ in training_batches(runner, 2 * size):
@@ -156,7 +166,7 @@ def test_too_many_unreadable_training_images_stop_the_run(task, workers, data):
 @each_task
 def test_validation_skips_nothing(task, workers, data):
     (bad,) = spoil(images(task, data, 'val')[3:4])
-    loaded, _ = loader(config(task, data, workers, bad_image_limit=1.0), 'val')
+    loaded, _ = loader(config(task, data, workers, **{LIMIT: 1.0}), 'val')
     with pytest.raises(BadInputError) as stopped:
         list(loaded)
     sentence = str(stopped.value)
@@ -175,7 +185,7 @@ def test_error_of_the_pipeline_itself_is_no_bad_input(data):
 
 def test_wrapped_data_sets_are_guarded(data):
     bad = spoil(images('classification', data)[:1])
-    cfg = config('classification', data, 0, bad_image_limit=0.1)
+    cfg = config('classification', data, 0, **{LIMIT: 0.1})
     plain = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(
         type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[plain, plain])
@@ -220,8 +230,8 @@ def test_augmented_test_pipeline_is_guarded(data):
 
 @pytest.mark.parametrize('limit', [-0.1, 1.5, 'many'])
 def test_limit_must_be_a_share(limit):
-    with pytest.raises(UsageError, match='bad_image_limit must be a share from 0 to 1'):
-        build_runner(Config(dict(bad_image_limit=limit)))
+    with pytest.raises(UsageError, match='must be a share from 0 to 1'):
+        UnreadableImagesHook(limit)
 
 
 class Numbers:
@@ -309,7 +319,7 @@ def test_broken_segmentation_is_named(damage, part, workers, data):
     folder = data / 'ade/ADEChallengeData2016/annotations'
     path = sorted((folder / ('training' if part == 'train' else 'validation')).iterdir())[4]
     expected = damage(path)
-    loaded, runner = loader(config('segmentation', data, workers, bad_image_limit=1.0), part)
+    loaded, runner = loader(config('segmentation', data, workers, **{LIMIT: 1.0}), part)
     with pytest.raises(BadInputError) as stopped:
         list(training_batches(runner, 10) if part == 'train' else loaded)
     sentence = str(stopped.value)
@@ -501,8 +511,8 @@ def test_training_goes_on_and_logs_what_it_replaced(task, workers, python, data)
     bad = spoil(images(task, data)[:2])
     length = dict(max_iters=10) if task == 'segmentation' else dict(max_epochs=2, warmup_epochs=1)
     result = run(
-        python, TRAIN, task, data, num_workers=workers, bad_image_limit=0.2, batch_size=5,
-        **{'auto_scale_lr.base_batch_size': 10}, **length,
+        python, TRAIN, task, data, num_workers=workers, batch_size=5,
+        **{LIMIT: 0.2, 'auto_scale_lr.base_batch_size': 10}, **length,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     log = log_of(data)
@@ -525,10 +535,9 @@ def test_training_stops_with_one_sentence(task, workers, python, data):
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f'error: image {data}')
     assert last.endswith(
-        'are more than the 0 that bad_image_limit=0.001 allows: restore the files or raise the '
-        'limit.'
+        'are more than the 0 that limit=0.001 of UnreadableImagesHook allows: restore the files or '
+        'raise the limit.'
     )
-    assert 'cannot be read and was replaced' in log_of(data)
 
 
 def test_test_run_stops_with_one_sentence(python, data):

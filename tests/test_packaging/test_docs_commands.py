@@ -53,7 +53,7 @@ RUN_BY = {
     'tools/train.py data_root=': f'{TRAIN_TEST}::classifier_options',
     'tools/train.py pretrained=': f'{HERE}::test_detector_starts_from_the_classifier',
     'tools/train.py model.backbone.rates=': f'{HERE}::test_settings_of_the_backbone',
-    'tools/train.py non_finite.find_layer=': 'test_reliability/test_finite.py::'
+    'tools/train.py default_hooks.non_finite.find_layer=': 'test_reliability/test_finite.py::'
     'test_layer_is_named_on_request',
     'tools/train.py optim_wrapper.constructor=': f'{HERE}::test_layer_decay',
     'tools/train.py optim_wrapper.paramwise_cfg.layer_decay_rate=': f'{HERE}::test_layer_decay',

@@ -20,7 +20,8 @@ from mmdmformer.checkpoints import (
     find_checkpoint,
     point_to,
 )
-from mmdmformer.engine.checkpoint_hook import SafeCheckpointHook
+from mmdmformer.engine.errors import UsageError
+from mmdmformer.engine.hooks.checkpoint import SafeCheckpointHook
 
 
 def save(path, age=0):
@@ -97,6 +98,8 @@ def test_torch_alone_would_load_a_flipped_bit(tmp_path):
         ({'iter_900.pth': 2, 'iter_1000.pth': 1}, '', 'iter_1000.pth'),
         # within an epoch
         ({'epoch_9.pth': 2, 'epoch_9_iter_70.pth': 1}, 'epoch_9.pth', 'epoch_9_iter_70.pth'),
+        # of another filename_tmpl
+        ({'net_9.pth': 2, 'net_10.pth': 1}, 'net_9.pth', 'net_10.pth'),
         # an earlier run in the same folder
         ({'epoch_300.pth': 9, 'epoch_1.pth': 1}, 'epoch_1.pth', 'epoch_1.pth'),
         # weights alone, from which no run goes on
@@ -128,6 +131,14 @@ def test_damaged_checkpoints_are_passed_over_down_to_none(tmp_path):
         find_checkpoint(tmp_path)
 
 
+def test_the_checkpoint_before_is_found_by_the_name_of_the_newest(tmp_path):
+    paths = [save(tmp_path / f'net_{n}.pth', 5 - n) for n in (1, 2)]
+    save(tmp_path / 'best_net_1.pth')
+    point_to(tmp_path, paths[1])
+    truncate(paths[1])
+    assert find_checkpoint(tmp_path) == paths[0]
+
+
 class Runner:
     """As much of a run as the hook asks for; the real ones are in the tests of kills."""
 
@@ -157,3 +168,37 @@ def test_old_checkpoints_go_only_when_the_new_one_is_safe(tmp_path):
     with pytest.raises(OSError, match='full'):
         hook._save_checkpoint(runner)
     assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+
+
+@pytest.mark.parametrize(
+    'save_best, metrics, best',
+    [
+        (
+            'auto',
+            {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.6},
+            'best_pascal_voc_mAP_epoch_1.pth',
+        ),
+        ('auto', {'aAcc': 90.0, 'mIoU': 50.0}, 'best_mIoU_epoch_1.pth'),
+        ('auto', {'single-label/f1-score': 3.0}, None),  # mmengine does not know it
+        ('mAcc', {'mAcc': 1.0}, 'best_mAcc_epoch_1.pth'),
+    ],
+)
+def test_best_checkpoint_is_that_of_any_evaluator(save_best, metrics, best, tmp_path):
+    runner, hook = Runner(tmp_path), SafeCheckpointHook(save_best=save_best)
+    runner.epoch = 1
+    runner.logger = type('Log', (), {'info': print, 'warning': print})
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, metrics)
+    assert [p.name for p in tmp_path.glob('*.pth')] == ([best] if best else [])
+
+
+def test_unmeasured_best_is_named_with_what_was_measured(tmp_path):
+    runner, hook = Runner(tmp_path), SafeCheckpointHook(save_best='coco/bbox_mAP')
+    runner.logger = type('Log', (), {'info': print})
+    hook.before_train(runner)
+    with pytest.raises(UsageError) as refused:
+        hook.after_val_epoch(runner, {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.6})
+    assert str(refused.value) == (
+        "save_best='coco/bbox_mAP' of the checkpoint hook is no metric of the validation, which "
+        'measured pascal_voc/mAP, pascal_voc/AP50: name one of these, or auto.'
+    )

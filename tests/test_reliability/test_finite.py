@@ -8,13 +8,13 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from faults.training import spoil_gradients
 from mmdmformer.checkpoints import find_checkpoint
-from mmdmformer.engine.finite import NonFiniteError, first_non_finite_layer
-from mmdmformer.engine.runner import GuardedRunner
+from mmdmformer.engine.hooks.non_finite import NonFiniteError, first_non_finite_layer
 
 BATCHES, BATCH = 6, 2
 
@@ -65,7 +65,7 @@ class Recorder(Hook):
 def train(folder, bad, optim_wrapper=None, **non_finite):
     torch.manual_seed(0)
     recorder = Recorder()
-    runner = GuardedRunner(
+    runner = Runner(
         Model(),
         str(folder),
         train_dataloader=dict(
@@ -75,9 +75,11 @@ def train(folder, bad, optim_wrapper=None, **non_finite):
         optim_wrapper=optim_wrapper
         or dict(optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.1)),
         train_cfg=dict(by_epoch=False, max_iters=BATCHES),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+            non_finite=dict(type='NonFiniteHook', **non_finite),
+        ),
         custom_hooks=[recorder],
-        cfg=dict(non_finite=non_finite),
         experiment_name=str(folder).replace('/', '_'),
     )  # fmt: skip
     try:
@@ -105,7 +107,7 @@ def test_run_stops_with_the_names_and_keeps_its_checkpoint(tmp_path):
     assert message == (
         'the loss of iteration 4 is not finite (loss = nan); its images are image_6.png, '
         'image_7.png: lower the learning rate, look at the images, or train past such batches '
-        "with non_finite.action='skip'. Weights and checkpoints are unharmed."
+        "with action='skip' of NonFiniteHook. Weights and checkpoints are unharmed."
     )
     assert find_checkpoint(tmp_path).name == 'iter_3.pth'
 

@@ -15,7 +15,7 @@ from faults.training import (
     kill_and_resume,
     last_checkpoint,
 )
-from mmdmformer.engine.resumable_data import SeededBatch, make_resumable, seed_step
+from mmdmformer.engine.sampling import SeededBatch, make_resumable, seed_step
 
 KILLS = 3
 # Each task in CI meets other moments; the long version meets all of them ten times.

@@ -14,7 +14,7 @@ param_scheduler = [
         type='MultiStepLR', milestones=milestones, gamma=0.1, begin=0, end=max_epochs, by_epoch=True
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -10,7 +10,10 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from ..checkpoints.writing import DurableLocalBackend
+from ...checkpoints.writing import DurableLocalBackend
+from ..errors import UsageError
+
+_MAIN = 'mIoU'  # which mmseg measures after the accuracy of all pixels
 
 
 class _KeepsFiles:
@@ -32,7 +35,11 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, but no moment of a crash or of a full disk costs a checkpoint.
 
     A local checkpoint is written under another name first, and an old one is removed only when the
-    new one is safe. Arguments are those of mmengine's hook.
+    new one is safe. Arguments are those of mmengine's hook; ``save_best='auto'`` is mIoU where it
+    is measured, and the first metric elsewhere.
+
+    Examples:
+        >>> default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', save_best='auto'))
     """
 
     def before_train(self, runner) -> None:
@@ -42,29 +49,39 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend=DurableLocalBackend.__name__)
         super().before_train(runner)
 
-    def save_interrupted(self, runner, epoch: int, iteration: int) -> str:
-        """Save what a run that is about to end needs to go on.
-
-        Args:
-            runner (Runner): The run.
-            epoch (int): Number of epochs that are complete.
-            iteration (int): Number of iterations that are done.
-
-        Returns:
-            str: The checkpoint.
-        """
-        step = f'{epoch}_iter_{iteration}' if self.by_epoch else iteration
-        meta = dict(epoch=epoch, iter=iteration)
-        self._save_checkpoint_with_step(runner, step, meta=meta)
-        return self.last_ckpt
-
     def _save_checkpoint_with_step(self, runner, step: int | str, meta: dict) -> None:
         with self._removing_later():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best or not self._find_measures(runner, metrics):
+            return
         with self._removing_later():
             super()._save_best_checkpoint(runner, metrics)
+
+    def _find_measures(self, runner, metrics: dict) -> bool:
+        """Whether it is known what is best.
+
+        Raises:
+            UsageError: If a metric that ``save_best`` names was not measured.
+        """
+        if 'auto' in self.key_indicators:
+            key = _MAIN if _MAIN in metrics else next(iter(metrics))
+            try:
+                self._init_rule(self.rules, [key])
+            except ValueError:
+                runner.logger.warning(
+                    f'No best checkpoint is kept, as nothing says whether a greater {key} is '
+                    'better: set rule of the checkpoint hook.'
+                )
+                return False
+        for key in self.key_indicators:
+            if key not in metrics:
+                raise UsageError(
+                    f'save_best={key!r} of the checkpoint hook is no metric of the validation, '
+                    f'which measured {", ".join(metrics)}: name one of these, or auto.'
+                )
+        return True
 
     @contextmanager
     def _removing_later(self) -> Iterator[None]:

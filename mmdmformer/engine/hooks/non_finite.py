@@ -13,7 +13,10 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
 from torch import Tensor, nn
+
+from ..errors import UsageError
 
 ACTIONS = ('stop', 'skip')
 
@@ -22,7 +25,8 @@ class NonFiniteError(Exception):
     """Training diverged; the message is one sentence that says where."""
 
 
-class FiniteHook(Hook):
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
     """Leaves out every step whose gradients are not finite, and says what was wrong.
 
     The weights never take such a step. What happens next is chosen: the run stops, or goes on with
@@ -35,11 +39,19 @@ class FiniteHook(Hook):
         find_layer (bool): Run a bad batch forward again to name the first layer whose output is not
             finite. Defaults to False.
         limit (int): So many bad batches in a row stop the run all the same. Defaults to 10.
+
+    Raises:
+        UsageError: If there is no such action.
+
+    Examples:
+        >>> default_hooks = dict(non_finite=dict(type='NonFiniteHook', action='stop'))
     """
 
     priority = 'VERY_HIGH'  # buffers are restored before other hooks see them
 
     def __init__(self, action: str = 'stop', find_layer: bool = False, limit: int = 10) -> None:
+        if action not in ACTIONS:
+            raise UsageError(f"action of NonFiniteHook must be 'stop' or 'skip', not {action!r}.")
         self.action = action
         self.find_layer = find_layer
         self.limit = limit
@@ -121,7 +133,7 @@ class FiniteHook(Hook):
         if self.action == 'stop':
             raise NonFiniteError(
                 f'{what}: lower the learning rate, look at the images, or train past such batches '
-                "with non_finite.action='skip'. Weights and checkpoints are unharmed."
+                "with action='skip' of NonFiniteHook. Weights and checkpoints are unharmed."
             )
         runner.logger.error(f'Left out a step: {what}.')
         if self._in_a_row == self.limit:
@@ -132,7 +144,8 @@ class FiniteHook(Hook):
 
     def _first_layer(self, runner, batch: Any) -> str:
         model = _inner(runner.model)
-        runner.train_loop.seed_step()
+        if hasattr(runner.train_loop, 'seed_step'):
+            runner.train_loop.seed_step()
         with runner.optim_wrapper.optim_context(runner.model):
             layer = first_non_finite_layer(model, batch)
         if layer is not None:

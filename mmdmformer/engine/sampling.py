@@ -8,6 +8,7 @@ and neither the number of workers nor whether they persist makes a difference.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -18,9 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_rank
-from torch.utils.data import DataLoader, Sampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import all_gather_object, get_rank
+from mmengine.runner.base_loop import BaseLoop
+from torch.utils.data import BatchSampler, DataLoader, Sampler
+
+from ..datasets.bad_input import BadInputError
 
 _DATA, _STEP = 0, 1  # streams of random numbers that never meet
 
@@ -55,6 +59,8 @@ class SeededBatches(Sampler):
         seed (int): Decides the random numbers of all batches.
         first (int): Number of the next pass's first batch, counted from the beginning of training.
         skip (int): How many batches the next pass leaves out at its start.
+        skip_samples (int | None): How many samples of this process these batches held, if not
+            batches of the present size.
     """
 
     def __init__(self, batch_sampler: Sampler) -> None:
@@ -64,6 +70,14 @@ class SeededBatches(Sampler):
         self.drop_last = getattr(batch_sampler, 'drop_last', False)
         self.seed = getattr(self.sampler, 'seed', 0)
         self.first = self.skip = 0
+        self.skip_samples: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether batches hold the samples in the order of the sampler."""
+        return isinstance(self.sampler, (DefaultSampler, InfiniteSampler)) and (
+            type(self.batch_sampler) is BatchSampler
+        )
 
     @property
     def infinite(self) -> bool:
@@ -78,7 +92,12 @@ class SeededBatches(Sampler):
             self.sampler.__init__(self.sampler.dataset, self.sampler.shuffle, self.sampler.seed)
         first, skip, self.skip = self.first, self.skip, 0
         self.first += 0 if self.infinite else len(self)  # for the pass after this one
-        batches = islice(self.batch_sampler, skip, None)
+        if self.skip_samples is None:
+            batches = islice(self.batch_sampler, skip, None)
+        else:
+            rest = islice(self.sampler, self.skip_samples, None)
+            batches = BatchSampler(rest, self.batch_size, self.drop_last)
+            self.skip_samples = None
         for number, batch in zip(count(first + skip), batches, strict=False):
             yield SeededBatch(batch, (self.seed, get_rank(), number, _DATA))
 
@@ -113,7 +132,7 @@ def make_resumable(loader: DataLoader) -> None:
     Args:
         loader (DataLoader): Changed in place. One that does not batch is left alone.
     """
-    if loader.batch_sampler is not None:
+    if loader.batch_sampler is not None and not isinstance(loader.batch_sampler, SeededBatches):
         # torch forbids the assignment, lest a loader's arguments contradict each other.
         object.__setattr__(loader, 'batch_sampler', SeededBatches(loader.batch_sampler))
         loader.dataset.__getitems__ = _SeededFetch(loader.dataset)
@@ -127,7 +146,30 @@ def protect_workers(loader: DataLoader) -> None:
     Args:
         loader (DataLoader): Changed in place.
     """
-    loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
+    if not isinstance(loader.worker_init_fn, _ProtectedWorker):
+        loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
+
+
+def built_dataloaders(runner) -> Iterator[tuple[DataLoader, bool]]:
+    """The data loaders of a runner's loops, each with whether it is that of training."""
+    for name in ('_train_loop', '_val_loop', '_test_loop'):
+        loop = getattr(runner, name, None)
+        if isinstance(loop, BaseLoop):
+            yield loop.dataloader, name == '_train_loop'
+
+
+def require_same_length(loader: DataLoader) -> None:
+    """Refuse data that differ between processes, which would wait for each other for ever.
+
+    Raises:
+        BadInputError: If their lengths differ.
+    """
+    lengths = all_gather_object(len(loader.dataset))
+    if len(set(lengths)) > 1:
+        raise BadInputError(
+            f'the processes see data of different lengths ({", ".join(map(str, lengths))} samples, '
+            'by rank): bring the same files to every machine.'
+        )
 
 
 class _ProtectedWorker:
@@ -137,7 +179,8 @@ class _ProtectedWorker:
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_for_parent_only, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process().pid  # with a fork server not the one of the OS
+        threading.Thread(target=_end_for_parent_only, args=(parent,), daemon=True).start()
         if self.init is not None:
             self.init(worker)
 

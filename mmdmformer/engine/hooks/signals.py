@@ -3,28 +3,44 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import weakref
+from typing import NoReturn
 
 import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from torch.utils.data import DataLoader
 
-from .checkpoint_hook import SafeCheckpointHook
+from ..sampling import built_dataloaders, protect_workers
 
 EXIT_CODE = 75  # "temporary failure, try again later" of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_listening: weakref.WeakSet[SignalHook] = weakref.WeakSet()
 
 
-class Interrupted(Exception):
-    """Training ended early, as a signal asked; the message says where to go on."""
+class Interrupted(SystemExit):
+    """Training ended early, as a signal asked; the process ends with :data:`EXIT_CODE`."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
 
 
+@HOOKS.register_module()
 class SignalHook(Hook):
     """On SIGTERM or SIGUSR1 saves a checkpoint after the current iteration, and ends training.
 
     A signal to one process ends all of a distributed run at the same iteration. During validation
-    the run ends at once if the last iteration is saved already, and otherwise after it.
+    the run ends at once if the last iteration is saved already, and otherwise after it. The
+    process then ends with code 75, which asks to be started again with ``--resume``. Workers that
+    load data outlive the signals, as the step needs them.
+
+    Examples:
+        >>> default_hooks = dict(signals=dict(type='SignalHook'))
     """
 
     priority = 'LOWEST'  # after all hooks that belong to an iteration
@@ -34,6 +50,19 @@ class SignalHook(Hook):
         self._replaced: dict = {}
         self._saved = -1  # the iteration of the newest checkpoint
 
+    def prepare_dataloader(self, runner, dataloader: DataLoader, training: bool) -> None:
+        """Protect the workers of a loader, before they start."""
+        protect_workers(dataloader)
+
+    def before_run(self, runner) -> None:
+        """Protect the workers of all data."""
+        for dataloader, _ in built_dataloaders(runner):
+            protect_workers(dataloader)
+
+    def after_train(self, runner) -> None:
+        """Listen no longer."""
+        self.stop_listening()
+
     def before_train(self, runner) -> None:
         """Listen."""
         self._saved = runner.iter
@@ -41,6 +70,7 @@ class SignalHook(Hook):
             return  # Python delivers signals to the main thread alone
         for number in SIGNALS:
             self._replaced[number] = signal.signal(number, self._receive)
+        _listening.add(self)
 
     def _receive(self, number: int, _) -> None:
         self.received = signal.Signals(number)
@@ -63,7 +93,7 @@ class SignalHook(Hook):
         """End if a signal came and nothing is to be saved."""
         # The first process alone knows, and the launcher ends the others with it.
         if self.received and is_main_process() and self._saved == runner.iter:
-            raise Interrupted(self._message(runner, runner.iter))
+            self._leave(runner, runner.iter)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Save and end if a signal came."""
@@ -78,14 +108,33 @@ class SignalHook(Hook):
         return bool(received)
 
     def _end(self, runner, iteration: int) -> None:
-        hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if hooks and self._saved != iteration:
-            hooks[0].save_interrupted(runner, runner.epoch, iteration)
+            save_interrupted(hooks[0], runner, iteration)
         barrier()  # nobody leaves before the checkpoint is written
-        raise Interrupted(self._message(runner, iteration))
+        self._leave(runner, iteration)
 
-    def _message(self, runner, iteration: int) -> str:
-        return (
-            f'interrupted by {self.received.name} after iteration {iteration}: start again with '
-            f'--resume to go on from the last checkpoint in {runner.work_dir}.'
-        )
+    def _leave(self, runner, iteration: int) -> NoReturn:
+        self.stop_listening()
+        if is_main_process():
+            print(
+                f'interrupted by {self.received.name} after iteration {iteration}: start again '
+                f'with --resume to go on from the last checkpoint in {runner.work_dir}.',
+                file=sys.stderr,
+            )
+        raise Interrupted
+
+
+def save_interrupted(hook: CheckpointHook, runner, iteration: int) -> None:
+    """Save what a run that is about to end needs to go on, within an epoch as well."""
+    step = f'{runner.epoch}_iter_{iteration}' if hook.by_epoch else iteration
+    hook._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
+
+
+def _stop_listening_in_child() -> None:
+    """A process that others fork (a metric's pool, a logger) must end when it is told to."""
+    for hook in list(_listening):
+        hook.stop_listening()
+
+
+os.register_at_fork(after_in_child=_stop_listening_in_child)

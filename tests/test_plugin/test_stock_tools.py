@@ -1,0 +1,42 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""The toolboxes' own tools/train.py gives the weights that ours gives, to the last bit."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from faults.mini_runs import MiniRun, make_data
+from faults.training import differences, last_checkpoint
+
+TOOLBOXES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', TOOLBOXES)
+def test_stock_tool_gives_the_same_weights(task, tmp_path):
+    toolbox = TOOLBOXES[task]
+    spec = find_spec(toolbox)
+    tool = spec and Path(spec.origin).parent / '.mim/tools/train.py'
+    if not tool or not tool.is_file():
+        pytest.skip(f'{toolbox} is not installed, or brings no tools')
+    make_data(tmp_path)
+    ours = MiniRun(task, tmp_path, 'ours')
+    assert ours.run() == [0], ours.output()[-2000:]
+    (config,) = ours.work_dir.glob('*.py')  # what the run was, dumped
+    command = [sys.executable, '-m', 'stock', str(tool), str(config), '--work-dir', 'stock_run']
+    (tmp_path / 'stock.py').write_text(
+        'import runpy, sys, torch\ntorch.set_num_threads(1)\n'
+        'sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name="__main__")\n'
+    )
+    path = f'{tmp_path}:{Path(__file__).parents[1]}'
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    last = last_checkpoint(tmp_path / 'stock_run')
+    assert differences(last, last_checkpoint(ours.work_dir)) == []

@@ -1,0 +1,162 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""A run goes on whatever has changed since it was interrupted, and says where."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmdmformer.engine import ResumableIterLoop  # noqa: F401  (registers)
+
+IMAGES = 24
+
+
+class Numbers(Dataset):
+    """Each sample is its index."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return self.images
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.tensor([float(index)]))
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=self.layer(torch.stack(inputs) / IMAGES).square().mean())
+
+
+class Recorder(Hook):
+    """The samples and the learning rate of each step."""
+
+    def __init__(self):
+        self.samples, self.rates = [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.samples.append([int(x) for x in data_batch['inputs']])
+        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+
+def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_epoch=True):
+    """Train, and tell samples and rates of the steps, and the log."""
+    recorder = Recorder()
+    loop, unit = ('Epoch', 'epochs') if by_epoch else ('Iter', 'iters')
+    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    runner = Runner(
+        Model(),
+        str(folder),
+        train_dataloader=dict(
+            dataset=Numbers(images), batch_size=batch, num_workers=0,
+            sampler=dict(type=sampler, shuffle=True),
+        ),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=dict(
+            type='CosineAnnealingLR', T_max=length, by_epoch=by_epoch,
+            convert_to_iter_based=by_epoch,
+        ),
+        train_cfg=dict(type=f'Resumable{loop}Loop', **{f'max_{unit}': length}),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+            resume=dict(type='ResumeHook'),
+        ),
+        custom_hooks=[recorder, *([] if stop is None else [Stop(stop)])],
+        randomness=dict(seed=5),
+        resume=resume,
+        experiment_name='_'.join([*folder.parts[1:], *map(str, (resume, length, batch, stop))]),
+    )  # fmt: skip
+    with suppress(InterruptedError):
+        runner.train()
+    log = max(folder.glob('*/*.log'), key=lambda path: path.stat().st_mtime_ns)
+    return recorder.samples, recorder.rates, log.read_text()
+
+
+class Stop(Hook):
+    """Ends after a number of steps, once they are saved."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.steps:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('batch', [3, 5, 8])
+def test_another_batch_size_goes_on_at_the_sample(batch, by_epoch, tmp_path):
+    length = 2 if by_epoch else 12
+    whole, _, _ = train(tmp_path / 'whole', length, by_epoch=by_epoch)
+    first, _, _ = train(tmp_path / 'run', length, stop=3, by_epoch=by_epoch)
+    rest, _, log = train(tmp_path / 'run', length, batch, resume=True, by_epoch=by_epoch)
+    assert first == whole[:3]
+    samples = np.concatenate(first + rest).tolist()
+    expected = np.concatenate(whole).tolist()
+    if by_epoch:
+        assert samples == expected
+    else:
+        assert samples[: len(expected)] == expected[: len(samples)]
+    assert 'at the sample where it stopped' in log
+    again, _, _ = train(tmp_path / 'run', length, batch, resume=True, by_epoch=by_epoch)
+    assert again == []
+
+
+@pytest.mark.parametrize('batch, images', [(16, 24), (64, 24), (100, 24), (4, 48), (4, 10)])
+def test_after_an_epoch_every_later_sample_is_trained_on(batch, images, tmp_path):
+    train(tmp_path, 1)
+    rest, _, log = train(tmp_path, 3, batch, images, resume=True)
+    for epoch in range(2):
+        steps = -(-images // batch)
+        samples = np.concatenate(rest[epoch * steps : (epoch + 1) * steps])
+        assert sorted(samples) == list(range(images))
+    assert len(rest) == 2 * steps
+    assert 'it goes on at the beginning of epoch 2.' in log
+
+
+def test_within_an_epoch_other_images_begin_the_next(tmp_path):
+    train(tmp_path, 3, stop=2)
+    rest, _, log = train(tmp_path, 3, images=12, resume=True)
+    assert len(rest) == 2 * 3
+    assert 'it goes on at the beginning of epoch 2.' in log
+
+
+def test_within_the_last_epoch_other_images_begin_it_again(tmp_path):
+    train(tmp_path, 1, stop=2)
+    rest, _, log = train(tmp_path, 1, images=12, resume=True)
+    assert len(rest) == 3
+    assert 'it goes on at the beginning of epoch 1.' in log
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_more_epochs_follow_the_schedule_of_the_config(by_epoch, tmp_path):
+    short, long = (2, 4) if by_epoch else (12, 24)
+    _, whole, _ = train(tmp_path / 'whole', long, by_epoch=by_epoch)
+    train(tmp_path / 'run', short, by_epoch=by_epoch)
+    _, rates, log = train(tmp_path / 'run', long, resume=True, by_epoch=by_epoch)
+    np.testing.assert_allclose(rates, whole[12:], rtol=1e-12)
+    assert 'the learning rate follows that of the config now' in log
+
+
+def test_plain_mmengine_hands_over_and_takes_over(tmp_path):
+    """Its checkpoints know nothing of batches."""
+    train(tmp_path, 1)
+    path = tmp_path / 'iter_6.pth'
+    content = torch.load(path, weights_only=False)
+    del content['message_hub']['runtime_info']['data_layout']
+    torch.save(content, path)
+    rest, _, log = train(tmp_path, 2, batch=8, resume=True)
+    assert [len(batch) for batch in rest] == [8, 8, 8]
