@@ -40,6 +40,7 @@ _FIRST_CONV = dict(
     DMFormer='stem.0',
     DynamicSwin='patch_embed.projection',
     DynamicViT='patch_embed.projection',
+    MetaFormer='stem.0',
     PVTACmix='layers.0.0.projection',
     ResNetACmix='conv1',
     SAN='stem.0',
