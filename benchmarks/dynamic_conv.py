@@ -90,6 +90,7 @@ def dynamic_conv(x: Tensor, kernels: Tensor, padding: int = 0) -> Tensor:
         Tensor: Output of shape (B, G * C_out, H, W) or (B, G * C_out, N).
 
     Examples:
+        >>> import torch
         >>> x, kernels = torch.rand(2, 12, 5, 5), torch.rand(2, 3, 7, 4)
         >>> dynamic_conv(x, kernels).shape  # 3 groups, each from 4 to 7 channels
         torch.Size([2, 21, 5, 5])

@@ -50,7 +50,7 @@ def _is_same_depthwise(conv: nn.Conv2d) -> bool:
     """Whether it keeps the size of maps, and the channels apart."""
     (rows, columns), dilation = conv.kernel_size, conv.dilation[0]
     return (
-        conv.groups == conv.in_channels == conv.out_channels == len(conv.weight)
+        conv.groups == conv.in_channels == conv.out_channels == conv.weight.shape[0]
         and conv.stride == (1, 1)
         and conv.dilation == (dilation, dilation)
         and conv.padding == (dilation * (rows // 2), dilation * (columns // 2))

@@ -275,7 +275,7 @@ def test_first_run(entry, python, first_run, checkpoint, tmp_path):
     options = ['--show-dir', tmp_path, '--cfg-options', 'num_workers=0', 'image_size=32']
     log = run(python, f'python {entry} {CLASSIFIER} {checkpoint}', *options, cwd=first_run)
     assert 'accuracy/top1' in log
-    assert len(list(tmp_path.glob('*.png'))) == 10
+    assert len(list(tmp_path.rglob('*.png'))) == 10  # in the folders of their classes
 
 
 def test_detector_starts_from_the_classifier(python, first_run, checkpoint):
