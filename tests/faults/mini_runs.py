@@ -114,6 +114,8 @@ class MiniRun:
             own = dict(env, RANK=str(rank), LOCAL_RANK=str(rank)) if self.processes > 1 else env
             options = [option.replace('RANK', str(rank)) for option in self.options]
             rest = ([*args, '--cfg-options', *options], str(self.folder), rank, own, timeout)
+            # What an earlier process printed must not be read if this one is killed at once.
+            (self.folder / f'output{rank}').write_text('')
             process = _warm().Process(target=_train, args=rest)
             process.start()
             started.append(process)
