@@ -1,5 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-custom_imports = dict(imports=['mmdmformer'], allow_failed_imports=False)
+# read first: our backbones, and checkpoints that cannot run code
+custom_imports = dict(imports=['mmdmformer.prepared'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -335,7 +335,7 @@ def _read(name: str) -> Config:
         close = difflib.get_close_matches(name, files, n=3, cutoff=0.4)
         hint = f'did you mean {" or ".join(close)}?' if close else 'see list_models().'
         raise ValueError(f'there is no model {name!r}: {hint}')
-    return Config.fromfile(files[name])
+    return Config.fromfile(files[name], import_custom_modules=False)
 
 
 _PROBE_SIDE = 224  # pixels

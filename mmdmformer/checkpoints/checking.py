@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from ..compat.checkpoint import CheckpointError
+from ..compat.checkpoint import CheckpointError, weights_only
 
 
 def check_intact(path: str | Path) -> None:
@@ -103,7 +103,7 @@ def load_complete(model: nn.Module, checkpoint: str) -> dict:
     Raises:
         CheckpointError: If it cannot be read, or does not fit the model.
     """
-    with complete_weights(model, checkpoint):
+    with complete_weights(model, checkpoint), weights_only(checkpoint):
         return load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
 
 

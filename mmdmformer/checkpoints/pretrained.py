@@ -9,10 +9,9 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from .reading import find_weights
+from .reading import find_weights, read_checkpoint
 
 
 @WEIGHT_INITIALIZERS.register_module(name='CheckedPretrained')
@@ -99,7 +98,7 @@ class CheckedPretrainedInit:
             update_init_info(module, init_info=f'Loaded from {self.checkpoint}')
 
     def _read_weights(self, module: nn.Module) -> dict[str, Tensor]:
-        content = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location, 'current')
+        content = read_checkpoint(self.checkpoint, self.map_location, 'current')
         weights = find_weights(content)
         names = module.state_dict().keys()
         prefix = self.prefix if self.prefix is not None else self._find_prefix(names, weights)

@@ -8,21 +8,29 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from ..compat.checkpoint import register_reader
-from .safetensors_file import SUFFIX, read_safetensors
+from ..compat.checkpoint import weights_only
+from .safetensors_file import SUFFIX, load_from_safetensors
 
 # Where training codes keep the weights; an exponential moving average comes first. (mmengine's EMA
 # hook itself swaps the average into 'state_dict'.)
 WEIGHT_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict')
 
-register_reader(SUFFIX, read_safetensors)
+# mmengine compares what it calls prefixes as regular expressions, the last in the alphabet first.
+CheckpointLoader.register_scheme(
+    [rf'.*\{SUFFIX}$', rf'https?://.*\{SUFFIX}$'], load_from_safetensors, force=True
+)
 
 
-def read_checkpoint(source: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+def read_checkpoint(
+    source: str | Path, map_location: str = 'cpu', logger: str = 'silent'
+) -> dict[str, Any]:
+    """Read a checkpoint.
 
     Args:
         source (str | Path): File or URL; .safetensors and all that ``torch.save`` writes.
+        map_location (str): Device to read it to. Defaults to 'cpu'.
+        logger (str): Where mmengine says what it reads: 'current' or 'silent'. Defaults to
+            'silent'.
 
     Returns:
         dict: Its content.
@@ -31,7 +39,8 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
         CheckpointError: If it cannot be read, or would run code.
         FileNotFoundError: If there is no such file.
     """
-    return CheckpointLoader.load_checkpoint(str(source), 'cpu', 'silent')
+    with weights_only(str(source)):
+        return CheckpointLoader.load_checkpoint(str(source), map_location, logger)
 
 
 def find_weights(content: Mapping) -> dict[str, Tensor]:

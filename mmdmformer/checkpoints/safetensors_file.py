@@ -45,7 +45,7 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
     return _library('write').save(tensors, metadata)
 
 
-def read_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint.
 
     Args:

@@ -5,14 +5,20 @@ from . import environment
 from .compiler import has_fused_convolutions, is_exporting
 from .environment import require_toolbox
 
-__all__ = ['has_fused_convolutions', 'is_exporting', 'prepare', 'require_toolbox']
+__all__ = [
+    'fill_gaps',
+    'has_fused_convolutions',
+    'is_exporting',
+    'prepare',
+    'require_toolbox',
+]
 
 
-def prepare() -> None:
-    """Prepare the installed stack for training and testing.
+def fill_gaps() -> None:
+    """Let the installed stack find what it lacks, and replace nothing.
 
-    Checks the environment, makes ``mmcv.ops`` importable without compiled operators, and lets
-    mmengine load checkpoints without running code that they hold. Calling it again does nothing.
+    Checks the environment, makes ``mmcv.ops`` importable where mmcv brings no compiled operators
+    that load, and tells torch what mmengine's own checkpoints hold.
 
     Raises:
         ImportError: When the environment cannot work, naming the cure.
@@ -20,5 +26,23 @@ def prepare() -> None:
     environment.check()
     from . import checkpoint, mmcv_ops  # these import torch, which was checked just now
 
-    mmcv_ops.install()
-    checkpoint.install()
+    mmcv_ops.fill_gap()
+    checkpoint.declare_records()
+
+
+def prepare() -> None:
+    """Replace what works otherwise in the installed stack; again changes nothing.
+
+    What is replaced:
+
+    - ``mmengine.runner.CheckpointLoader.load_checkpoint``, so that nothing mmengine loads can run
+      code that it brings along;
+    - on a GPU, the operators of an mmcv that was compiled without CUDA;
+    - beside transformers 5, which mmpretrain's networks for images and text do not know, the flag
+      by which mmpretrain imports them.
+    """
+    from . import checkpoint, mmcv_ops
+
+    checkpoint.guard_loader()
+    mmcv_ops.replace_cpu_build()
+    environment.leave_out_broken_multimodal_networks()

@@ -3,8 +3,10 @@
 
 A checkpoint is a pickle, and a pickle may name any function to be called while it is loaded.
 torch's weights-only loading refuses all but weights, and with them what mmengine itself puts into
-its checkpoints: the history of the losses and numpy's numbers. :func:`install` allows exactly
-those, for the time that mmengine loads a file, and refuses the rest with a clear message.
+its checkpoints: the history of the losses and numpy's numbers. :func:`declare_records` allows
+those by torch's public call. :func:`weights_only` allows exactly those for the time that a file is
+loaded, whatever the environment and mmengine say, and refuses the rest with a clear message;
+:func:`guard_loader` puts it around all that mmengine loads.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,26 +40,16 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or that would run code if it were."""
 
 
-_READERS: dict[str, Callable[[str, Any], dict]] = {}
+def declare_records() -> None:
+    """Tell torch what mmengine's own checkpoints hold beside weights."""
+    add_safe_globals(_own_globals())
 
 
-def register_reader(suffix: str, read: Callable[[str, Any], dict]) -> None:
-    """Let mmengine read checkpoints of another format; its own registry knows prefixes alone.
-
-    Args:
-        suffix (str): How the files' names end, such as ``.safetensors``.
-        read (Callable): Takes a name and a ``map_location``, and returns the content, without
-            running code of the file.
-    """
-    _READERS[suffix] = read
-
-
-def install() -> None:
+def guard_loader() -> None:
     """Make every checkpoint that mmengine loads pass through :func:`weights_only`.
 
     Runner, initialisers and inferencers of all toolboxes load through
-    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike. Files for which
-    :func:`register_reader` was called are read by their own reader.
+    ``CheckpointLoader.load_checkpoint``, from files and from URLs alike.
     """
     loader = mmengine_checkpoint.CheckpointLoader
     if getattr(loader.load_checkpoint, 'weights_only', False):
@@ -67,16 +58,11 @@ def install() -> None:
 
     @functools.wraps(original)
     def load_checkpoint(cls, filename, map_location=None, logger='current'):
-        if read := _READERS.get(os.path.splitext(filename)[1]):
-            return read(filename, map_location)
         with weights_only(filename):
             return original(cls, filename, map_location, logger)
 
     load_checkpoint.weights_only = True
     loader.load_checkpoint = classmethod(load_checkpoint)
-    # A fork of mmengine loads what was refused a second time, then with its code.
-    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
-        mmengine_checkpoint._safe_torch_load = torch.load
 
 
 @contextmanager
@@ -93,6 +79,10 @@ def weights_only(filename: str) -> Iterator[None]:
     """
     variables = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
     allowed = get_safe_globals()
+    # A fork of mmengine loads what was refused a second time, with its code, and allows getattr.
+    second_chance = getattr(mmengine_checkpoint, '_safe_torch_load', None)
+    if second_chance is not None:
+        mmengine_checkpoint._safe_torch_load = torch.load
     os.environ[_FORCE] = '1'
     clear_safe_globals()
     add_safe_globals([entry for entry in allowed if entry is not getattr] + _own_globals())
@@ -108,6 +98,8 @@ def weights_only(filename: str) -> Iterator[None]:
     finally:
         clear_safe_globals()
         add_safe_globals(allowed)
+        if second_chance is not None:
+            mmengine_checkpoint._safe_torch_load = second_chance
         del os.environ[_FORCE]
         os.environ.update({name: value for name, value in variables.items() if value is not None})
 
@@ -132,10 +124,12 @@ def _own_globals() -> list[Callable | tuple[Callable, str]]:
 
 
 def _get_method(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr``, which would open a way to anything."""
+    """Stands in for ``getattr``, which opens a way to anything, unless the user has allowed it."""
     for known, names in _PICKLED_METHODS.items():
         if owner is known and name in names:
             return getattr(owner, name)
+    if any(entry is getattr for entry in get_safe_globals()):
+        return getattr(owner, name)
     raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
 
 

@@ -60,12 +60,9 @@ def require_toolbox(scope: str | None) -> None:
             f"The config's default_scope '{scope}' needs a toolbox that is not installed; install "
             f'it with `pip install {fork if _uses_forks() else official}`.'
         )
-    if scope == 'mmpretrain':
-        _leave_out_broken_multimodal_networks()
 
 
-@functools.cache
-def _leave_out_broken_multimodal_networks() -> None:
+def leave_out_broken_multimodal_networks() -> None:
     """Keep mmpretrain importable beside transformers 5, which lacks names that its BLIP needs.
 
     mmpretrain 1.2 imports its networks for images and text wherever transformers is installed, in
@@ -75,7 +72,7 @@ def _leave_out_broken_multimodal_networks() -> None:
         major = int(metadata.version('transformers').partition('.')[0])
     except metadata.PackageNotFoundError:
         return
-    if major >= 5:
+    if major >= 5 and find_spec('mmpretrain'):
         dependency = import_module('mmpretrain.utils.dependency')
         dependency.WITH_MULTIMODAL = False
 

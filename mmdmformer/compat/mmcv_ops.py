@@ -2,7 +2,7 @@
 """Serve ``mmcv.ops`` without a compiled mmcv.
 
 ``mmcv.ops`` takes its operators from the compiled module ``mmcv._ext``. Where that module is
-missing or does not fit the installed torch, :func:`install` puts another module in its place:
+missing or does not fit the installed torch, :func:`fill_gap` puts another module in its place:
 ``nms`` and ``roi_align`` come from torchvision, which ships them ready built, the sigmoid focal
 loss is written in plain torch, and every other operator raises by its name when it is called.
 """
@@ -28,53 +28,50 @@ _NOT_AVAILABLE = 'not available'  # as mmcv's builds without CUDA answer
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
-def install() -> bool:
-    """Make ``mmcv.ops`` importable; a working compiled mmcv is left alone.
+def fill_gap() -> None:
+    """Make ``mmcv.ops`` importable where mmcv has no compiled operators, or none that load.
 
-    A compiled extension that cannot be loaded, or that was built without CUDA while torch sees a
-    GPU, is replaced, with one warning that names the cure.
-
-    Returns:
-        bool: Whether the bridge serves ``mmcv.ops``, from now or from an earlier call on.
+    The latter is a fault, of which one warning names the cure.
     """
-    compiled, fault = _load_compiled()
-    if isinstance(compiled, _Bridge):
-        return True
-    if compiled is not None and fault is None:
-        return False
-    bridge = _Bridge()
-    sys.modules[EXT_NAME] = sys.modules['mmcv']._ext = bridge
-    if compiled is not None:
-        # Modules of mmcv.ops that were imported before hold the compiled module itself.
-        for name in dir(compiled):
-            if not name.startswith('__'):
-                setattr(compiled, name, getattr(bridge, name))
-    if fault is not None:
-        warnings.warn(
-            f"mmcv's compiled operators do not work with torch {torch.__version__} ({fault}) and "
-            f"give way to torchvision's; {_cure()}.",
-            stacklevel=2,
-        )
-    return True
-
-
-def _load_compiled() -> tuple[types.ModuleType | None, str | None]:
-    """Import ``mmcv._ext``, and say what is wrong with it if anything is."""
     try:
-        compiled = importlib.import_module(EXT_NAME)
+        importlib.import_module(EXT_NAME)
     except ModuleNotFoundError as error:
         if error.name != EXT_NAME:
             raise
-        return None, None
+        _serve()
     except ImportError as error:
-        return None, ' '.join(str(error).split()).rstrip('.')
+        _serve()
+        _warn(' '.join(str(error).split()).rstrip('.'))
+
+
+def replace_cpu_build() -> None:
+    """Replace operators that were compiled without CUDA while torch sees a GPU, with a warning."""
+    compiled = sys.modules[EXT_NAME]
     if (
-        compiled.get_compiling_cuda_version() == _NOT_AVAILABLE
-        and not isinstance(compiled, _Bridge)
-        and torch.cuda.is_available()
+        isinstance(compiled, _Bridge)
+        or compiled.get_compiling_cuda_version() != _NOT_AVAILABLE
+        or not torch.cuda.is_available()
     ):
-        return compiled, 'built without CUDA'
-    return compiled, None
+        return
+    bridge = _serve()
+    # Modules of mmcv.ops that were imported before hold the compiled module itself.
+    for name in dir(compiled):
+        if not name.startswith('__'):
+            setattr(compiled, name, getattr(bridge, name))
+    _warn('built without CUDA')
+
+
+def _serve() -> _Bridge:
+    bridge = sys.modules[EXT_NAME] = sys.modules['mmcv']._ext = _Bridge()
+    return bridge
+
+
+def _warn(fault: str) -> None:
+    warnings.warn(
+        f"mmcv's compiled operators do not work with torch {torch.__version__} ({fault}) and "
+        f"give way to torchvision's; {_cure()}.",
+        stacklevel=3,
+    )
 
 
 def _cure() -> str:

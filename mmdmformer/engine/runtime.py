@@ -25,7 +25,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..compat import require_toolbox
+from ..compat import prepare, require_toolbox
 from ..compat.checkpoint import CheckpointError
 from ..datasets.bad_input import BadInputError
 from ..datasets.layouts import MINI, layout_of
@@ -158,7 +158,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Config:
-    """Read a config and what ``--cfg-options`` changes in it.
+    """Read a config and what ``--cfg-options`` changes in it, as a tool that has called `prepare`.
 
     Args:
         path (Path): Config file of any OpenMMLab toolbox.
@@ -171,6 +171,7 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
         UsageError: If the file, one of its bases or the toolbox is missing, or an option does not
             fit the config.
     """
+    prepare()
     options = dict(options or {})
     cfg = _read_config(path, options)
     for key, value in options.items():

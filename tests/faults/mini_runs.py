@@ -31,7 +31,7 @@ _PRELOAD = (
 )
 _CONFIG = """
 _base_ = {base!r}
-custom_imports = dict(imports=['mmdmformer', 'faults.injection'])
+custom_imports = dict(imports=['mmdmformer.prepared', 'faults.injection'])
 custom_hooks = [*_base_.get('custom_hooks', []), dict(type='InjectionHook')]
 """
 # In each: 12 iterations of 4 images, 3 checkpoints and at least 2 validations; what is random in

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmdmformer import DMFormer, get_model
 from mmdmformer.checkpoints import CheckpointError, fold_checkpoint, publish
-from mmdmformer.checkpoints.safetensors_file import read_safetensors
+from mmdmformer.checkpoints.safetensors_file import load_from_safetensors
 from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def test_plain_or_averaged_weights(run, tmp_path):
     for ema, expected in ((True, averaged), (False, plain)):
         for path in publish(str(source), tmp_path / 'w', ema):
             reads = dict.fromkeys(['.pth'], torch.load)
-            read = reads.get(path.suffix, lambda p: read_safetensors(str(p)))
+            read = reads.get(path.suffix, lambda p: load_from_safetensors(str(p)))
             assert_same(read(path)['state_dict'], expected)
     with pytest.raises(ValueError, match='plain and averaged weights: say --ema'):
         publish(str(source), tmp_path / 'w')

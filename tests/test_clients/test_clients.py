@@ -92,8 +92,7 @@ def test_norms_alone_can_be_tuned():
 def test_mmpretrain_can_be_imported_beside_transformers_5():
     pytest.importorskip('transformers', minversion='5')
     program = (
-        'from mmdmformer.compat import require_toolbox; require_toolbox("mmpretrain"); '
-        'import mmpretrain.models; from mmpretrain.registry import MODELS; '
+        'import mmdmformer.prepared, mmpretrain.models; from mmpretrain.registry import MODELS; '
         'print(MODELS.get("SwinTransformer").__name__)'
     )
     run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)

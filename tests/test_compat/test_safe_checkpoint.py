@@ -23,7 +23,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmdmformer.compat import checkpoint
+import mmdmformer.prepared  # noqa: F401  (guards mmengine's loader)
 from mmdmformer.compat.checkpoint import CheckpointError
 
 
@@ -277,12 +277,16 @@ def test_getattr_reaches_nothing_but_mmengine_records(tmp_path, args, allowed):
         load(saved(tmp_path, GetAttribute(*args)))
 
 
-def test_torch_load_stays_as_it_is_for_others(tmp_path):
+def test_torch_load_reads_mmengine_records_and_no_code(tmp_path):
+    """By torch's public list; all else is torch's own decision."""
     file = saved(tmp_path, HistoryBuffer([1.0], [1]))
-    assert load(file).mean() == 1
+    assert load(file).mean() == torch.load(file)['meta'].mean() == 1
+    file = saved(tmp_path, GetAttribute(dict, 'fromkeys'))
     with pytest.raises(pickle.UnpicklingError):
         torch.load(file)
-    assert torch.load(file, weights_only=False)['meta'].mean() == 1
+    with torch.serialization.safe_globals([getattr, dict]):  # what another package allows
+        assert torch.load(file)['meta'] == dict.fromkeys
+    assert torch.load(file, weights_only=False)['meta'] == dict.fromkeys
 
 
 @pytest.mark.parametrize('is_zip', [True, False])
@@ -355,7 +359,7 @@ def test_a_missing_file_is_said_to_be_missing():
         load('nowhere.pth')
 
 
-def test_installing_twice_changes_nothing():
+def test_preparing_twice_changes_nothing():
     before = CheckpointLoader.load_checkpoint
-    checkpoint.install()
+    mmdmformer.prepare()
     assert CheckpointLoader.load_checkpoint == before

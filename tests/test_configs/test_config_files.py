@@ -143,7 +143,7 @@ def test_paths_are_relative_and_the_data_are_where_the_toolboxes_expect_them(pat
 @each_config
 def test_config_needs_no_toolbox_beside_its_own(path):
     cfg = Config.fromfile(path)
-    assert cfg.custom_imports == dict(imports=['mmdmformer'], allow_failed_imports=False)
+    assert cfg.custom_imports == dict(imports=['mmdmformer.prepared'], allow_failed_imports=False)
     assert not [text for text in strings(cfg.to_dict()) if '::' in text]
     packages = {name.split('.')[0] for name in types(cfg.to_dict()) if '.' in name}
     assert packages <= {'mmdmformer'}

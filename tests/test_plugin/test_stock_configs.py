@@ -1,13 +1,15 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The backbone in stock configs of the toolboxes, written outside the repository.
+"""The toolboxes' own packaged tools, which know of this package by a config's ``custom_imports``.
 
-The toolboxes' own packaged ``tools/train.py`` runs them; ``custom_imports`` is all that it gets to
-know of this package.
+They train stock configs with its backbone, written outside the repository, and test its configs.
 """
 
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,10 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 import mmdmformer
+from faults import trust
+from mmdmformer.engine.model import save_untrained
 
+MINI = Path(__file__).parents[2] / 'configs/mini'
 TOOLBOXES = ('mmpretrain', 'mmdet', 'mmseg')
 
 
@@ -133,3 +138,48 @@ def test_both_names_build_in_every_scope(toolbox, name):
     with DefaultScope.overwrite_default_scope(toolbox):
         for registry in (models, MODELS):
             assert type(registry.build(dict(type=name, arch='nano'))) is mmdmformer.DMFormer
+
+
+# mmdet's own tools/test.py imports mmcv's operators before it reads a config.
+IMPORTED_FIRST = "import mmdmformer, runpy; runpy.run_path({!r}, run_name='__main__')"
+OUR_CONFIGS = dict(
+    mmpretrain='dmformer-nano_mini-imagenet',
+    mmdet='retinanet_dmformer-nano_fpn_mini-coco',
+    mmseg='dmformer-nano_sem-fpn_mini-ade20k',
+)
+
+
+@pytest.mark.parametrize('toolbox', TOOLBOXES)
+def test_stock_tool_tests_our_config_and_refuses_code(toolbox, bare_python, mini_data, tmp_path):
+    tool, config = packaged(toolbox, 'tools/test.py'), MINI / f'{OUR_CONFIGS[toolbox]}.py'
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/mini').symlink_to(mini_data)
+    save_untrained(config, tmp_path / 'good.pth')
+    content = torch.load(tmp_path / 'good.pth')
+    torch.save(content | dict(meta=trust.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth')
+
+    def run(checkpoint):
+        args = [str(config), checkpoint, '--work-dir', 'work']
+        if toolbox != 'mmdet':
+            return bare_python(tool, *args, cwd=tmp_path)
+        command = [sys.executable, '-c', IMPORTED_FIRST.format(str(tool)), *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    result = run('good.pth')
+    assert result.returncode == 0, result.stderr[-3000:]
+    result = run('bad.pth')
+    assert "CheckpointError: Refused to load checkpoint 'bad.pth', which would run code" in (
+        result.stderr
+    )
+    assert result.returncode == 1 and not (tmp_path / 'mark').exists()
+
+
+def test_stock_tool_trains_from_no_code(bare_python, mini_data, tmp_path):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/mini').symlink_to(mini_data)
+    torch.save(dict(state_dict={}, meta=trust.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth')
+    config = MINI / f'{OUR_CONFIGS["mmpretrain"]}.py'
+    options = ['--work-dir', 'work', '--cfg-options', 'load_from=bad.pth']
+    result = bare_python(packaged('mmpretrain', 'tools/train.py'), config, *options, cwd=tmp_path)
+    assert "Refused to load checkpoint 'bad.pth', which would run code" in result.stderr
+    assert result.returncode == 1 and not (tmp_path / 'mark').exists()
