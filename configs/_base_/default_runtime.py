@@ -15,6 +15,8 @@ randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)
 default_hooks = dict(
     # going on from the newest intact checkpoint, on the schedule of this config
     resume=dict(type='ResumeHook'),
+    # a head with another number of classes than the data ends the run before its first step
+    class_count=dict(type='ClassCountHook'),
     # the share of unreadable training images that are replaced by others; more stop the run
     images=dict(type='UnreadableImagesHook', limit=0.001),
     # a loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');

@@ -150,12 +150,12 @@ def protect_workers(loader: DataLoader) -> None:
         loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
 
 
-def built_dataloaders(runner) -> Iterator[tuple[DataLoader, bool]]:
-    """The data loaders of a runner's loops, each with whether it is that of training."""
-    for name in ('_train_loop', '_val_loop', '_test_loop'):
-        loop = getattr(runner, name, None)
+def built_dataloaders(runner) -> Iterator[tuple[str, DataLoader]]:
+    """The data loaders of a runner's loops, each after 'train', 'val' or 'test'."""
+    for split in ('train', 'val', 'test'):
+        loop = getattr(runner, f'_{split}_loop', None)
         if isinstance(loop, BaseLoop):
-            yield loop.dataloader, name == '_train_loop'
+            yield split, loop.dataloader
 
 
 def require_same_length(loader: DataLoader) -> None:

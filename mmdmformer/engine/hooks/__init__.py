@@ -3,6 +3,7 @@
 
 from .batch_size import BatchSizeHook
 from .checkpoint import SafeCheckpointHook
+from .class_count import ClassCountHook
 from .drawing import DrawPredictionsHook
 from .non_finite import NonFiniteHook
 from .resume import ResumeHook
@@ -13,6 +14,7 @@ from .unreadable_images import UnreadableImagesHook
 __all__ = [
     'AverageUnderTTAHook',
     'BatchSizeHook',
+    'ClassCountHook',
     'DrawPredictionsHook',
     'NonFiniteHook',
     'ResumeHook',

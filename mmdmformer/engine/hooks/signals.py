@@ -56,7 +56,7 @@ class SignalHook(Hook):
 
     def before_run(self, runner) -> None:
         """Protect the workers of all data."""
-        for dataloader, _ in built_dataloaders(runner):
+        for _, dataloader in built_dataloaders(runner):
             protect_workers(dataloader)
 
     def after_train(self, runner) -> None:

@@ -55,8 +55,8 @@ class UnreadableImagesHook(Hook):
 
     def before_run(self, runner) -> None:
         """Guard all data."""
-        for dataloader, training in built_dataloaders(runner):
-            self.prepare_dataloader(runner, dataloader, training)
+        for split, dataloader in built_dataloaders(runner):
+            self.prepare_dataloader(runner, dataloader, split == 'train')
 
     def before_train_epoch(self, runner) -> None:
         """Guard a pipeline that has been put in."""
