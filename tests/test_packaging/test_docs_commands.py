@@ -66,6 +66,7 @@ RUN_BY = {
     'test_folded_checkpoint_gives_the_same_predictions',
     'mmdmformer.train': 'test_plugin/test_stock_configs.py::test_our_entry_trains_a_stock_config',
     'mmdmformer.test': f'{HERE}::test_first_run',
+    '-c': 'test_plugin/test_stock_configs.py::test_stock_tool_tests_our_config_and_refuses_code',
     'tools/dist_train.sh': f'{LAUNCHERS}::'
     'test_two_jobs_at_the_same_time_train_with_two_processes_each',
     **dict.fromkeys(
