@@ -33,10 +33,10 @@ class Numbers(Dataset):
 class Model(BaseModel):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(1, 1)
+        self.layers = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
 
     def forward(self, inputs, mode='loss'):
-        return dict(loss=self.layer(torch.stack(inputs) / IMAGES).square().mean())
+        return dict(loss=self.layers(torch.stack(inputs) / IMAGES).square().mean())
 
 
 class Recorder(Hook):
@@ -47,7 +47,7 @@ class Recorder(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.samples.append([int(x) for x in data_batch['inputs']])
-        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+        self.rates.append(runner.optim_wrapper.get_lr()['lr'])  # of each parameter
 
 
 def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_epoch=True):
@@ -62,7 +62,10 @@ def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_ep
             dataset=Numbers(images), batch_size=batch, num_workers=0,
             sampler=dict(type=sampler, shuffle=True),
         ),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.1),
+            paramwise_cfg=dict(custom_keys=dict(bias=dict(lr_mult=0.5))),
+        ),
         param_scheduler=dict(
             type='CosineAnnealingLR', T_max=length, by_epoch=by_epoch,
             convert_to_iter_based=by_epoch,

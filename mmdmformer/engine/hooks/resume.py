@@ -6,13 +6,15 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import Hook, ParamSchedulerHook
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
+from torch.optim import Optimizer
 
 from ...checkpoints import check_intact, find_checkpoint, point_to
 
@@ -74,12 +76,41 @@ class ResumeHook(Hook):
 
 def _step_through(runner) -> None:
     """Step the schedulers as often as training did, in the order of mmengine's hook."""
-    hook, epoch_length = ParamSchedulerHook(), len(runner.train_dataloader)
+    schedulers, epoch_length = list(_schedulers(runner)), len(runner.train_dataloader)
+    of_iterations = [s for s in schedulers if not s.by_epoch]
+    of_epochs = [s for s in schedulers if s.by_epoch]
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    for iteration in range(runner.iter):
-        hook.after_train_iter(runner, iteration)
-        if by_epoch and (iteration + 1) % epoch_length == 0:
-            hook.after_train_epoch(runner)
+    with ExitStack() as merged:
+        for optimizer in _optimizers(runner):
+            merged.enter_context(_merged_groups(optimizer, schedulers))
+        for iteration in range(1, runner.iter + 1):
+            for scheduler in of_iterations:
+                scheduler.step()
+            if by_epoch and iteration % epoch_length == 0:
+                for scheduler in of_epochs:
+                    scheduler.step()
+
+
+@contextmanager
+def _merged_groups(optimizer: Optimizer, schedulers: list[Any]) -> Iterator[None]:
+    """Step one group of parameters for all that have the same settings, often hundreds."""
+    groups = optimizer.param_groups
+    settings = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
+    firsts = [settings.index(each) for each in settings]
+    kept = sorted(set(firsts))
+    concerned = [s for s in schedulers if s.optimizer.param_groups is groups]
+    # ReduceOnPlateau steps with metrics alone, and has no such values.
+    bases = [(s, s.base_values) for s in concerned if hasattr(s, 'base_values')]
+    for scheduler, values in bases:
+        scheduler.base_values = [values[i] for i in kept]
+    optimizer.param_groups = [groups[i] for i in kept]
+    yield
+    optimizer.param_groups = groups
+    for group, first in zip(groups, firsts, strict=True):
+        group.update(_rates(groups[first]))
+    for scheduler, values in bases:
+        scheduler.base_values = values
+        scheduler._last_value = [group[scheduler.param_name] for group in groups]
 
 
 def _schedulers(runner) -> Iterator[Any]:
@@ -88,10 +119,15 @@ def _schedulers(runner) -> Iterator[Any]:
         yield from each
 
 
-def _groups(runner) -> Iterator[dict]:
+def _optimizers(runner) -> Iterator[Optimizer]:
     wrapper = runner.optim_wrapper
     for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-        yield from each.optimizer.param_groups
+        yield each.optimizer
+
+
+def _groups(runner) -> Iterator[dict]:
+    for optimizer in _optimizers(runner):
+        yield from optimizer.param_groups
 
 
 def _rates(group: dict) -> dict:
