@@ -86,6 +86,10 @@ class _ResumableLoop:
         if {**before, **self._origin(before)} == {**now, **self._origin(now)}:
             return
         where = self._convert(before, now)
+        # mmengine has counted already, for the accumulation of gradients.
+        self.runner.optim_wrapper.initialize_count_status(
+            self.runner.model, self.iter, self.max_iters
+        )
         self.runner.logger.warning(
             f'The run had {before["images"]} images in batches of {before["batch"]}, and has '
             f'{now["images"]} in batches of {now["batch"]}: it goes on {where}.'

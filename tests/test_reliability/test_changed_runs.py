@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """A run goes on whatever has changed since it was interrupted, and says where."""
 
+import multiprocessing
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -50,8 +52,19 @@ class Recorder(Hook):
         self.rates.append(runner.optim_wrapper.get_lr()['lr'])  # of each parameter
 
 
-def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_epoch=True):
+def train(
+    folder,
+    length,
+    batch=4,
+    images=IMAGES,
+    resume=False,
+    stop=None,
+    by_epoch=True,
+    accumulate=1,
+    launcher='none',
+):
     """Train, and tell samples and rates of the steps, and the log."""
+    torch.manual_seed(0)  # of the first weights
     recorder = Recorder()
     loop, unit = ('Epoch', 'epochs') if by_epoch else ('Iter', 'iters')
     sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
@@ -64,6 +77,7 @@ def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_ep
         ),
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1),
+            accumulative_counts=accumulate,
             paramwise_cfg=dict(custom_keys=dict(bias=dict(lr_mult=0.5))),
         ),
         param_scheduler=dict(
@@ -78,7 +92,11 @@ def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_ep
         custom_hooks=[recorder, *([] if stop is None else [Stop(stop)])],
         randomness=dict(seed=5),
         resume=resume,
-        experiment_name='_'.join([*folder.parts[1:], *map(str, (resume, length, batch, stop))]),
+        launcher=launcher,
+        cfg=dict(model_wrapper_cfg=dict(type='CPUReadyDistributedDataParallel')),
+        experiment_name='_'.join(
+            [*folder.parts[1:], *map(str, (resume, length, batch, stop, accumulate))]
+        ),
     )  # fmt: skip
     with suppress(InterruptedError):
         runner.train()
@@ -163,3 +181,99 @@ def test_plain_mmengine_hands_over_and_takes_over(tmp_path):
     torch.save(content, path)
     rest, _, log = train(tmp_path, 2, batch=8, resume=True)
     assert [len(batch) for batch in rest] == [8, 8, 8]
+
+
+def weights(folder, iteration):
+    return torch.load(folder / f'iter_{iteration}.pth', weights_only=False)['state_dict']
+
+
+def accumulated(model, samples, rates, start, total, accumulate):
+    """Train by the formula, on from a step, in windows that end at multiples, and the last early.
+
+    A window's gradient is the mean of those of its batches.
+    """
+    rest = total % accumulate
+    for count, (batch, rate) in enumerate(zip(samples, rates, strict=True), start + 1):
+        inputs = [torch.tensor([float(index)]) for index in batch]
+        size = accumulate if count <= total - rest else rest
+        (model(inputs)['loss'] / size).backward()
+        if count % accumulate == 0 or count == total:
+            for parameter, lr in zip(model.parameters(), rate, strict=True):
+                parameter.data -= lr * parameter.grad
+                parameter.grad = None
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ('stop', 'before', 'now', 'batch', 'start', 'total'),
+    [
+        (4, 1, 2, 4, 4, 12),
+        (4, 2, 1, 4, 4, 12),
+        (3, 1, 3, 4, 3, 12),
+        (5, 1, 5, 4, 5, 12),  # the last window has 2 batches
+        (6, 2, 2, 16, 2, 4),  # further than all that is left to count
+        (6, 2, 4, 2, 12, 24),
+    ],
+)
+def test_another_accumulation_updates_by_its_formula(
+    stop, before, now, batch, start, total, tmp_path
+):
+    whole, _, _ = train(tmp_path / 'whole', 2)
+    run = tmp_path / 'run'
+    first, _, _ = train(run, 2, stop=stop, accumulate=before)
+    rest, rates, _ = train(run, 2, batch, resume=True, accumulate=now)
+    assert np.concatenate(first + rest).tolist() == np.concatenate(whole).tolist()
+    model = Model()
+    model.load_state_dict(weights(run, stop))
+    expected = accumulated(model, rest, rates, start, total, now)
+    torch.testing.assert_close(weights(run, total), expected)
+
+
+def train_in_process(rank, processes, folder, arguments):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+    meeting = f'file://{folder}/meeting'
+    torch.distributed.init_process_group('gloo', meeting, rank=rank, world_size=processes)
+    return train(folder, launcher='pytorch', **arguments)
+
+
+def train_together(processes, folder, **arguments):
+    """The samples of each step, as the processes share them out, and the log."""
+    if processes == 1:
+        results = [train(folder, **arguments)]
+    else:
+        folder.mkdir(exist_ok=True)
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['mmdmformer', 'torch.distributed.fsdp', 'mmengine.runner'])
+        jobs = [(rank, processes, folder, arguments) for rank in range(processes)]
+        with context.Pool(processes) as pool:
+            results = pool.starmap(train_in_process, jobs, chunksize=1)
+    steps = zip(*(samples for samples, _, _ in results), strict=True)
+    return [np.transpose(step).ravel().tolist() for step in steps], results[0][2]
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'batch', 'stop', 'by_epoch'),
+    [
+        (1, 2, 2, 3, True),
+        (2, 1, 4, 3, False),
+        pytest.param(1, 2, 4, 3, False, marks=pytest.mark.slow),
+        pytest.param(2, 1, 8, 4, True, marks=pytest.mark.slow),
+    ],
+)
+def test_another_number_of_processes_goes_on_at_the_sample(
+    before, now, batch, stop, by_epoch, tmp_path
+):
+    length = 2 if by_epoch else 12
+    options = dict(length=length, by_epoch=by_epoch)
+    whole, _, _ = train(tmp_path / 'whole', **options)
+    run = tmp_path / 'run'
+    first, _ = train_together(before, run, batch=4 // before, stop=stop, **options)
+    rest, log = train_together(now, run, batch=batch, resume=True, **options)
+    assert first == whole[:stop]
+    samples, expected = np.concatenate(first + rest).tolist(), np.concatenate(whole).tolist()
+    assert len(samples) == len(expected) or not by_epoch
+    assert samples[: len(expected)] == expected[: len(samples)]
+    if batch * now == 4:  # in the same batches, and so to the same weights
+        torch.testing.assert_close(weights(run, 12), weights(tmp_path / 'whole', 12))
+    else:
+        assert 'at the sample where it stopped' in log
