@@ -231,10 +231,10 @@ def find_training_cause(annotation: Mapping, with_mask: bool) -> str | None:
 
 
 def has_mask(annotation: Mapping) -> bool:
-    """Whether an object that :func:`complete_instances` has seen has a mask with a pixel."""
+    """Whether an object has a polygon of three points or more, or run lengths with a pixel."""
     mask = annotation.get('segmentation')
     if not isinstance(mask, Mapping):
-        return bool(mask)
+        return any(len(part) >= 6 for part in mask or ())
     counts = mask['counts']
     return any((_decode_counts(counts) if isinstance(counts, str) else counts)[1::2])
 
