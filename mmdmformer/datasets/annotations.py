@@ -16,18 +16,7 @@ from mmengine.logging import print_log
 from .bad_input import BadInputError, annotation_steps
 
 _NAMED = 3  # objects of each reason that a sentence names
-_IMAGES = (
-    '.jpg',
-    '.jpeg',
-    '.png',
-    '.bmp',
-    '.gif',
-    '.jp2',
-    '.tif',
-    '.tiff',
-    '.webp',
-    '.avif',
-)
+_IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 # Why an object takes no part, and what helps.
 CROWD = 'that iscrowd marks'
@@ -145,8 +134,12 @@ def find_box_fault(box: Sequence[float], width: float = 0, height: float = 0) ->
 
 
 def needs_masks(dataset: BaseDataset) -> bool:
-    """Whether the pipeline of a data set loads masks of objects."""
-    return any(getattr(step, 'with_mask', False) for step in annotation_steps(dataset.pipeline))
+    """Whether the pipeline of a data set loads masks that stand beside boxes in its file."""
+    return any(
+        getattr(step, 'with_mask', False)
+        and not hasattr(step, '_load_masks_and_semantic_segs')  # of panoptic label images
+        for step in annotation_steps(dataset.pipeline)
+    )
 
 
 def check_objects(dataset: BaseDataset, found: LeftOut | None, refuse: bool) -> None:
@@ -175,9 +168,7 @@ def check_objects(dataset: BaseDataset, found: LeftOut | None, refuse: bool) -> 
 
 def _without_faults(dataset: BaseDataset, found: LeftOut) -> Iterator[dict]:
     num_classes = len(dataset.metainfo.get('classes') or ())
-    with_mask = any(
-        getattr(step, 'with_mask', False) for step in annotation_steps(dataset.pipeline)
-    )
+    with_mask = needs_masks(dataset)
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         size = info.get('width') or 0, info.get('height') or 0
@@ -255,7 +246,8 @@ def check_classification(dataset: BaseDataset) -> None:
         return
     for index in range(len(dataset) if classes else 0):
         info = dataset.get_data_info(index)
-        if any(not 0 <= label < len(classes) for label in np.ravel(info.get('gt_label', ()))):
+        labels = np.ravel(info.get('gt_label', ()))
+        if labels.dtype.kind == 'i' and np.any((labels < 0) | (labels >= len(classes))):
             raise BadInputError(
                 f'{dataset.ann_file}: {info.get("img_path", index)} has the label '
                 f'{info["gt_label"]}, and the data set {len(classes)} classes, which count from 0: '
@@ -264,13 +256,10 @@ def check_classification(dataset: BaseDataset) -> None:
 
 
 def _tell_skipped_files(dataset: BaseDataset) -> None:
-    names = (name for _, _, files in os.walk(dataset.img_prefix) for name in files)
+    others = _IMAGES.difference(dataset.extensions)
+    names = (name for _, _, files in os.walk(dataset.img_prefix) if others for name in files)
     endings = Counter(os.path.splitext(name)[1].lower() for name in names)
-    skipped = {
-        ending: count
-        for ending, count in endings.items()
-        if ending in _IMAGES and ending not in dataset.extensions
-    }
+    skipped = {ending: endings[ending] for ending in sorted(others) if endings[ending]}
     if skipped:
         counts = ', '.join(f'{count:,} {ending}' for ending, count in skipped.items())
         print_log(

@@ -98,6 +98,12 @@ class CheckedCOCO(COCO):
         names = [self.cats[number]['name'] for number in found]
         if cat_names and names != list(cat_names):
             missing = [name for name in cat_names if name not in names]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise BadInputError(
+                    f'{self._name} has two categories called {twice}: give their objects '
+                    'one category_id, or the categories two names.'
+                )
             fault = f'has no category {missing[0]}' if missing else f'has the order {names[:20]}'
             raise BadInputError(
                 f'{self._name} {fault}, and its order of categories numbers the labels: give the '

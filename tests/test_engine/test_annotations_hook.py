@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets.transforms import LoadPanopticAnnotations
 from mmengine.config import ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import MMLogger
@@ -234,11 +235,62 @@ def test_crowds_alone_are_no_training_set(tmp_path, log):
     assert '1 that iscrowd marks' in log[-1]
 
 
-def test_label_that_is_no_class_is_refused(tmp_path):
+def test_label_beyond_the_classes_is_left_out(tmp_path, log):
+    """In mmengine's own format, which numbers labels itself."""
+    objects = [dict(bbox=[2, 3, 9, 9], bbox_label=label, ignore_flag=0) for label in (0, 1, 2, -1)]
+    info = dict(img_path='x.jpg', img_id=1, height=48, width=64, instances=objects)
+    content = dict(metainfo=dict(classes=['a', 'b']), data_list=[info])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    settings = dict(type='BaseDetDataset', data_root=str(tmp_path), ann_file='a.json', pipeline=[])
+    dataset = check('mmdet', settings)
+    assert [i['bbox_label'] for i in dataset.get_data_info(0)['instances']] == [0, 1]
+    assert '2 of 4 objects take no part: 2 whose label is no class (object 3 of' in log[0]
+
+
+def test_panoptic_masks_are_no_masks_of_objects(tmp_path, log):
+    info = dict(img_path='x.jpg', height=48, width=64, seg_map_path='x.png', segments_info=[])
+    info['instances'] = [dict(bbox=[2, 3, 9, 9], bbox_label=0, ignore_flag=0)]
+    content = dict(metainfo=dict(classes=['a']), data_list=[info])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    settings = dict(type='BaseDetDataset', data_root=str(tmp_path), ann_file='a.json')
+    step = LoadPanopticAnnotations.__new__(LoadPanopticAnnotations)  # as it wants panopticapi
+    step.with_mask = True
+    check('mmdet', settings | dict(pipeline=[step]))
+    assert not log
+
+
+def test_objects_cannot_be_left_out_once_workers_read_them(tmp_path):
+    settings = voc(tmp_path, GOOD, BAD_BOXES[0][0])
+    dataset = check('mmdet', settings, bad_objects='leave_out')
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(settings)
+    loop = Loop(dataset)
+    loop.dataloader = DataLoader(dataset, num_workers=2)
+    loop.dataloader_iterator = None  # as mmengine's loop over iterations has
+    runner = SimpleNamespace(model=nn.Module(), train_loop=loop, _train_loop=loop)
+    with pytest.raises(BadInputError, match='object 2 of'):
+        AnnotationsHook().before_run(runner)
+
+
+def test_category_that_a_name_has_twice_is_refused(tmp_path):
     class_less = content_of({}, dict(category_id=2))
     class_less['categories'].append(dict(id=2, name='cell'))  # which mmdet numbers 1
-    with pytest.raises(BadInputError, match='a.json has the order'):
+    with pytest.raises(BadInputError, match='a.json has two categories called cell'):
         check('mmdet', coco(tmp_path, class_less))
+
+
+@pytest.mark.parametrize('objects', [[], [dict(category_id=1)]])
+def test_group_with_the_name_of_its_class_is_no_class(objects, tmp_path):
+    """As Roboflow writes the categories, also of a split without an object of the class."""
+    content = content_of(*objects)
+    content['categories'] = [
+        dict(id=0, name='cell', supercategory='none'),
+        dict(id=1, name='cell', supercategory='cell'),
+    ]
+    ours = dict(type='mmdmformer.datasets.coco.CocoDataset')
+    dataset = check('mmdet', coco(tmp_path, content) | ours)
+    assert dataset.cat_ids == [1]
+    assert [i['bbox_label'] for i in dataset.get_data_info(0)['instances']] == [0] * len(objects)
 
 
 # Metrics of detection
