@@ -17,6 +17,8 @@ default_hooks = dict(
     resume=dict(type='ResumeHook'),
     # a head with another number of classes than the data ends the run before its first step
     class_count=dict(type='ClassCountHook'),
+    # objects with a fault are left out and named, or refused ('refuse'), before the first step
+    annotations=dict(type='AnnotationsHook', bad_objects='leave_out'),
     # the share of unreadable training images that are replaced by others; more stop the run
     images=dict(type='UnreadableImagesHook', limit=0.001),
     # a loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');

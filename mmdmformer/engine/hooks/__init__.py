@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Hooks that a config names, one a file."""
 
+from .annotations import AnnotationsHook
 from .batch_size import BatchSizeHook
 from .checkpoint import SafeCheckpointHook
 from .class_count import ClassCountHook
@@ -12,6 +13,7 @@ from .tta import AverageUnderTTAHook
 from .unreadable_images import UnreadableImagesHook
 
 __all__ = [
+    'AnnotationsHook',
     'AverageUnderTTAHook',
     'BatchSizeHook',
     'ClassCountHook',
