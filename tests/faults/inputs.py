@@ -347,7 +347,7 @@ def _give_options(mark: Path, rng: np.random.Generator) -> str:
     keys = (
         'data_root', 'work_dir', 'model.backbone.arch', 'train_pipeline.0.type', 'a.b.c', '',
         'param_scheduler.99.type', 'resume.x', 'model', '_base_', '_delete_', 'load_from',
-        'train_dataloader.dataset', 'model..x', 'experiment_name', 'default_scope', 'param_scheduler',
+        'train_dataloader.dataset', 'model..x', 'experiment_name', 'default_scope',
         'val_dataloader.dataset.data_root', 'test_evaluator.metric', 'randomness.seed',
     )  # fmt: skip
     code = f'__import__("os").mkdir("{mark}")'

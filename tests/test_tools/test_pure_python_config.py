@@ -99,7 +99,7 @@ def folder(request, python, mini_data, tmp_path_factory):
     image = next((mini_data / 'imagenet/val').rglob('*.png'))
     shutil.copy(image, folder / 'image.png')
     result = python(ROOT / 'tools/train.py', 'config.py', '--work-dir', 'run', *LR, cwd=folder)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-2000:] + result.stdout[-1000:]
     return folder
 
 
@@ -108,4 +108,4 @@ def test_tool(name, folder, python):
     program, *words = TOOLS[name]
     names = dict(C='config.py', W='run/epoch_1.pth', I='image.png')
     result = python(ROOT / program, *(names.get(word, word) for word in words), cwd=folder)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-2000:] + result.stdout[-1000:]
