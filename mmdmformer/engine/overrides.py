@@ -98,7 +98,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str | Path) -> 
             )
     try:
         cfg.merge_from_dict(dict(options))
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f'--cfg-options {", ".join(options)} do not fit {path}: {error.args[0]}'
         ) from error

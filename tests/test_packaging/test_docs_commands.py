@@ -51,11 +51,13 @@ RUN_BY = {
     'tools/train.py --amp': f'{TRAIN_TEST}::test_mixed_precision_without_gpu_is_refused',
     'tools/train.py --auto-scale-lr': f'{TRAIN_TEST}::trained',
     'tools/train.py --resume': f'{TRAIN_TEST}::test_resume_goes_on_where_training_stopped',
-    'tools/train.py train_dataloader.batch_size=': SETTINGS,
+    'tools/train.py train_dataloader.batch_size=': f'{DOCTOR}::'
+    'test_command_and_batch_are_those_of_this_machine',
     'tools/train.py model.backbone.init_cfg.checkpoint=': f'{HERE}::'
     'test_detector_starts_from_the_classifier',
     **{
-        f'tools/train.py {split}_dataloader.dataset.data_root=': SETTINGS
+        f'tools/train.py {split}_dataloader.dataset.data_root=': f'{DOCTOR}::'
+        'test_what_is_wrong_with_a_data_set_is_said'
         for split in ('train', 'val', 'test')
     },
     'tools/train.py model.backbone.rates=': f'{HERE}::test_settings_of_the_backbone',
@@ -265,8 +267,8 @@ def first_run(python, tmp_path_factory):
     """The folder in which the first run of docs/get_started.md was done, with fewer images."""
     folder = tmp_path_factory.mktemp('first_run')
     run(python, 'python tools/make_mini_data.py', '--scale', '0.005', cwd=folder)
-    train = f'python tools/train.py {CLASSIFIER} --cfg-options param_scheduler=[]'
-    run(python, train, *settings(CLASSIFIER, batch_size=10, max_epochs=1, **SMALL), cwd=folder)
+    options = [*settings(CLASSIFIER, batch_size=10, max_epochs=1, **SMALL), 'param_scheduler=[]']
+    run(python, f'python tools/train.py {CLASSIFIER} --cfg-options', *options, cwd=folder)
     return folder
 
 

@@ -365,11 +365,11 @@ def test_options_that_cannot_be_read_are_named(option, capsys):
     assert f'argument --cfg-options: {option!r} cannot be read: write KEY=VALUE' in line
 
 
-def test_options_that_do_not_fit_are_named(capsys):
-    line = refusal(
-        train_entry.main, DETECTOR, '--cfg-options', 'param_scheduler.3.type=X', capsys=capsys
-    )
-    assert f'--cfg-options param_scheduler.3.type do not fit {DETECTOR}: ' in line
+@pytest.mark.parametrize('options', ['param_scheduler.3.type=X', 'resume.x=1', 'model=3 model.x=4'])
+def test_options_that_do_not_fit_are_named(options, capsys):
+    line = refusal(train_entry.main, DETECTOR, '--cfg-options', *options.split(), capsys=capsys)
+    names = ', '.join(option.partition('=')[0] for option in options.split())
+    assert f'--cfg-options {names} do not fit {DETECTOR}: ' in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision works with a GPU')
