@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from mmdmformer.engine import runtime
 from mmdmformer.engine.model import build_model
+from mmdmformer.engine.overrides import CfgOptions
 from mmdmformer.engine.runtime import UsageError, read_config_file
-from mmdmformer.engine.variables import CfgOptions
 from mmdmformer.mixers import (
     DMA,
     DynamicConv,

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from gallery import make_entry, write_gallery
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine import runtime
-from mmdmformer.engine.variables import CfgOptions
+from mmdmformer.engine.overrides import CfgOptions
 from predictions import Output, Predictor, Video, find_images, is_video
 
 

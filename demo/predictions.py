@@ -21,6 +21,7 @@ from mmdmformer.analysis.loaded_model import TASKS
 from mmdmformer.analysis.pictures import read_image
 from mmdmformer.checkpoints import load_complete
 from mmdmformer.datasets.bad_input import BadInputError
+from mmdmformer.engine.model import toolbox_of
 from mmdmformer.engine.runtime import UsageError, check_checkpoint, read_config_file
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -69,7 +70,7 @@ class Predictor:
     ) -> None:
         check_checkpoint(checkpoint)
         cfg = read_config_file(Path(config), options)
-        self.task = TASKS.get(cfg.get('default_scope'))
+        self.task = TASKS.get(toolbox_of(cfg))
         if self.task is None:
             raise UsageError(
                 f'config {config} is none of {", ".join(TASKS)}: take one whose default_scope is.'

@@ -191,7 +191,7 @@ def run_leg(leg: Leg, work_dir: Path) -> Result:
     training = dict(leg.options)
     if leg.initialised:
         pretrained = last_checkpoint(work_dir / LEGS[0].name / 'train')
-        training['pretrained'] = pretrained
+        training['model.backbone.init_cfg.checkpoint'] = pretrained
     options = ['--work-dir', str(folder / 'train'), *cfg_options(training)]
     run('tools/train.py', leg.config, *options, log=log)
     checkpoint = last_checkpoint(folder / 'train')

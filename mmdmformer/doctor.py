@@ -22,6 +22,7 @@ from .compat import report
 from .datasets.layouts import LAYOUTS, Layout, layout_of
 from .engine import runtime
 from .engine.batch_size import describe_batch_size
+from .engine.model import toolbox_of
 from .registry import type_name
 
 _PRETRAINED = 'Pretrained', 'PretrainedInit', 'CheckedPretrained', 'CheckedPretrainedInit'
@@ -163,7 +164,7 @@ def _launch(config: str | None, options: Sequence[str], cfg: Config | None) -> l
 
 def _require_operators(cfg: Config) -> None:
     words, work = report.operators()
-    if cfg.get('default_scope') == 'mmdet' and not work:
+    if toolbox_of(cfg) == 'mmdet' and not work:
         raise runtime.UsageError(
             f'mmdet needs the operators of mmcv.ops, which are {words}: install the torchvision '
             f'that fits torch {torch.__version__}.'
@@ -196,8 +197,8 @@ def _require_data(
         for path in _own_paths(dataset):
             if not path.exists():
                 raise runtime.UsageError(
-                    f'{path.absolute()}, which {dataset["type"]} reads, does not exist: check '
-                    'data_root, ann_file and data_prefix in the config.'
+                    f'{path.absolute()}, which {type_name(dataset["type"])} reads, does not exist: '
+                    'check data_root, ann_file and data_prefix in the config.'
                 )
     elif faults := find_faults(*expected):
         layout, root = expected
@@ -224,8 +225,8 @@ def _require_annotations(cfg: Config) -> None:
         path = metric.get('ann_file')
         if path is not None and '://' not in path and not Path(path).is_file():
             raise runtime.UsageError(
-                f'{Path(path).absolute()}, which {metric["type"]} reads, does not exist: check '
-                'val_evaluator.ann_file.'
+                f'{Path(path).absolute()}, which {type_name(metric["type"])} reads, does not '
+                'exist: check val_evaluator.ann_file.'
             )
 
 

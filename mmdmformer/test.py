@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
@@ -16,6 +16,7 @@ from torch import nn
 
 from .checkpoints import complete_weights
 from .engine import runtime
+from .engine.model import toolbox_of
 
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
@@ -105,7 +106,9 @@ def _augment(cfg: Config, name: str) -> None:
         raise runtime.UsageError(
             f'--tta needs tta_model and tta_pipeline, and {name} does not define them: add them.'
         )
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    # Not dict(**...): a pure Python config could not be dumped then.
+    model, cfg.model = cfg.model, cfg.tta_model.copy()
+    cfg.model.module = model
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -129,7 +132,7 @@ def _add_hook(cfg: Config, **hook: str) -> None:
 def _dump(cfg: Config, path: str):
     """The metric that writes predictions to ``path``."""
     # mmdet's own encodes masks, which would fill memory and disk otherwise.
-    metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    metric = 'mmdet.DumpDetResults' if toolbox_of(cfg) == 'mmdet' else 'DumpResults'
     return METRICS.build(dict(type=metric, out_file_path=path))
 
 

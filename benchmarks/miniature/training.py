@@ -78,26 +78,44 @@ def make_config(run: Run, recipe: Recipe, folders: Folders) -> Config:
         Config: For the training entry.
     """
     task, network = TASKS[run.task], NETWORKS[run.network]
-    variables = dict(data_root=str(folders.data / task.data), num_workers=0)
+    splits = ('train', 'val', 'test')
+    options = {
+        f'{split}_dataloader.{key}': value
+        for split in splits
+        for key, value in {
+            'dataset.data_root': str(folders.data / task.data),
+            'num_workers': 0,
+            'persistent_workers': False,
+        }.items()
+    }
+    pipelines = [f'{split}_dataloader.dataset.pipeline' for split in splits]
     if run.task == 'classification':
-        length = recipe.epochs
-        variables.update(image_size=task.side, max_epochs=length)
-        options = {'model.head.in_channels': network.channels[-1]}
-        weights = {}
+        length, first = recipe.epochs, {}
+        options['model.head.in_channels'] = network.channels[-1]
+        options[f'{pipelines[0]}.1.scale'] = task.side
+        for pipeline in pipelines[1:]:
+            options[f'{pipeline}.1.scale'] = int(task.side / 0.9)
+            options[f'{pipeline}.2.crop_size'] = task.side
     else:
-        length = recipe.iterations
-        variables.update(image_scale=(task.side,) * 2, max_iters=length, batch_size=SCENES)
-        options = {
-            'model.neck.in_channels': list(network.channels),
-            'model.decode_head.loss_decode': _balanced_loss(SCENES * task.side**2),
-        }
+        length, sides = recipe.iterations, (task.side,) * 2
+        options['model.neck.in_channels'] = list(network.channels)
+        options['model.decode_head.loss_decode'] = _balanced_loss(SCENES * task.side**2)
+        options['model.data_preprocessor.size'] = sides
+        options[f'{pipelines[0]}.2.scale'] = options[f'{pipelines[0]}.3.crop_size'] = sides
+        options.update({f'{pipeline}.1.scale': sides for pipeline in pipelines[1:]})
+        options['train_dataloader.batch_size'] = SCENES
+        options['auto_scale_lr.base_batch_size'] = SCENES
         checkpoint = folders.checkpoint(replace(run, task='classification'))
-        weights = dict(init_cfg=dict(type='CheckedPretrained', checkpoint=str(checkpoint)))
-    cfg = read_config_file(folders.repository / task.config, variables)
+        first = dict(init_cfg=dict(type='CheckedPretrained', checkpoint=str(checkpoint)))
+    cfg = read_config_file(folders.repository / task.config, options)
+    *_, decay = cfg.param_scheduler
+    decay.end = length
+    if 'T_max' in decay:
+        decay.T_max = length - decay.begin
+    cfg.train_cfg['max_epochs' if run.task == 'classification' else 'max_iters'] = length
     cfg.merge_from_dict(
         {
-            **options,
-            'model.backbone': dict(_delete_=True, **{**network.backbone, **weights}),
+            'model.backbone': dict(_delete_=True, **{**network.backbone, **first}),
             'randomness.seed': run.seed,
             'train_cfg.val_interval': length,
             'default_hooks.checkpoint': dict(interval=length, max_keep_ckpts=1, save_best=None),

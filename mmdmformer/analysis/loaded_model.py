@@ -16,7 +16,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from ..checkpoints import load_complete
-from ..engine.model import build_model, without_init_log
+from ..engine.model import build_model, toolbox_of, without_init_log
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .pictures import read_image
 
@@ -66,7 +66,7 @@ def load_model(
     if checkpoint != UNTRAINED:
         check_checkpoint(checkpoint)
     cfg = read_config_file(Path(config), options)
-    task = TASKS.get(cfg.get('default_scope'))
+    task = TASKS.get(toolbox_of(cfg))
     if task is None or 'model' not in cfg:
         raise UsageError(
             f'config {config} describes no model of {", ".join(TASKS)}: take one that does.'
@@ -102,7 +102,7 @@ def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Te
         BadInputError: If it cannot be decoded.
     """
     read_image(path)  # says what is wrong with it
-    scope = loaded.cfg.default_scope
+    scope = toolbox_of(loaded.cfg)
     steps = [s for s in _test_dataset(loaded.cfg).pipeline if 'Annotations' not in str(s['type'])]
     with DefaultScope.overwrite_default_scope(scope):
         data = Compose(steps)(dict(img_path=str(path), img_id=0))

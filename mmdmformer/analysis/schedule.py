@@ -31,7 +31,7 @@ from torch import nn
 
 from ..datasets.layouts import ADE20K, COCO, IMAGENET, layout_of
 from ..engine.batch_size import describe_batch_size, global_batch_size
-from ..engine.model import build_model
+from ..engine.model import build_model, toolbox_of
 from ..engine.runtime import UsageError, missing_data, with_data_root
 from ..registry import type_name
 
@@ -133,7 +133,7 @@ def count_training_images(cfg: Config) -> tuple[int, str]:
     settings = cfg.train_dataloader.dataset
     missing = [data for data in with_data_root(settings) if not Path(data.data_root).is_dir()]
     if not missing:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
             return len(DATASETS.build(settings)), 'counted'
     published = _published_size(settings)
     if published is None:
@@ -159,8 +159,10 @@ def _share(images: int, sampler: dict, gpus: int) -> int:
     process has as much where they do not round. An infinite sampler's length is that of the
     whole set.
     """
-    with DATA_SAMPLERS.switch_scope_and_registry(None) as samplers:  # a toolbox's own as well
-        kind = samplers.get(sampler['type'])
+    kind = sampler['type']
+    if isinstance(kind, str):
+        with DATA_SAMPLERS.switch_scope_and_registry(None) as samplers:  # a toolbox's own as well
+            kind = samplers.get(kind)
     return images if issubclass(kind, InfiniteSampler) else math.ceil(images / gpus)
 
 
@@ -297,7 +299,7 @@ def compute_schedule(
         UsageError: If the number of images cannot be known, or there are several optimisers.
     """
     number, source = images or count_training_images(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), _quiet_log():
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg)), _quiet_log():
         planner = _Planner(cfg, number, gpus)
         values = planner.step_through(quiet)
     loop = planner._train_loop

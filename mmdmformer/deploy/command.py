@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..engine import runtime
-from ..engine.variables import CfgOptions
+from ..engine.overrides import CfgOptions
 from . import verify
 from .networks import Network, build_network
 

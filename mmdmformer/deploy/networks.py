@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..checkpoints import load_complete
-from ..engine.model import build_model
+from ..engine.model import build_model, toolbox_of
 from ..registry import type_name
 from .resampling import make_exportable
 
@@ -218,7 +218,7 @@ def _check_backbone(cfg: Config) -> None:
 
 def _kind(cfg: Config, raw: bool) -> type[Network]:
     """Which network a config's model becomes, or a sentence on why it cannot."""
-    model, scope = cfg.model, cfg.get('default_scope')
+    model = cfg.model
     kind = type_name(model.type)
     if kind == 'ImageClassifier' and type_name(model.head.type) == 'LinearClsHead':
         return Classifier
@@ -238,7 +238,7 @@ def _kind(cfg: Config, raw: bool) -> type[Network]:
             'depends on the image'
         )
     else:
-        reason = f'there is no network for models of this type of {scope}'
+        reason = f'there is no network for models of this type of {toolbox_of(cfg)}'
     raise ValueError(
         f'{_name(cfg)} has a {kind}, which cannot be exported, as {reason}: export its '
         'backbone with --backbone, or a RetinaNet, a classifier or a segmentor with FPNHead or '

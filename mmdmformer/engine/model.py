@@ -14,6 +14,23 @@ from mmengine.runner import save_checkpoint, set_random_seed
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
+from ..compat.environment import TOOLBOXES
+
+
+def toolbox_of(cfg: Config) -> str | None:
+    """The toolbox that a config is for.
+
+    Args:
+        cfg (Config): Config of any OpenMMLab toolbox.
+
+    Returns:
+        str | None: Its ``default_scope`` or, as a pure Python config needs none, the toolbox that
+        the class of its model is of.
+    """
+    kind = (cfg.get('model') or {}).get('type')
+    package = str(getattr(kind, '__module__', kind)).partition('.')[0]
+    return cfg.get('default_scope') or (package if package in TOOLBOXES else None)
+
 
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config, in the scope of its toolbox.
@@ -26,8 +43,8 @@ def build_model(cfg: Config) -> nn.Module:
     """
     if 'custom_imports' in cfg:
         import_modules_from_strings(**cfg.custom_imports)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        init_default_scope(cfg.get('default_scope'))
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
+        init_default_scope(toolbox_of(cfg))
         return MODELS.build(cfg.model)
 
 

@@ -33,7 +33,8 @@ from .cpu_distributed import distribute_on_cpu
 from .errors import UsageError
 from .hooks.non_finite import NonFiniteError
 from .hooks.signals import EXIT_CODE, Interrupted
-from .variables import CfgOptions, CommaList, read_config
+from .model import toolbox_of
+from .overrides import CfgOptions, merge_options
 
 PICTURES = ('.png', '.jpg', '.pdf')
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,8 +122,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=CfgOptions,
-        help='change settings of the config (train_dataloader.batch_size=4) or variables that '
-        'it uses (lr=1e-4); lists as key="[a,b]" or key=a,b',
+        help='change settings of the config: train_dataloader.batch_size=4; a list as key="[a,b]" '
+        'or key=a,b',
     )
     parser.add_argument(
         '--launcher',
@@ -150,7 +151,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
-    if cfg.get('default_scope') == 'mmpretrain':
+    if toolbox_of(cfg) == 'mmpretrain':
         _set_mmpretrain_dataloader_defaults(cfg)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare_launcher(cfg, args.launcher)
@@ -162,7 +163,7 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
 
     Args:
         path (Path): Config file of any OpenMMLab toolbox.
-        options (dict, optional): Settings and variables to change. Defaults to None.
+        options (dict, optional): Settings to change, by their dotted names. Defaults to None.
 
     Returns:
         Config: The config.
@@ -172,49 +173,27 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
             fit the config.
     """
     prepare()
-    options = dict(options or {})
-    cfg = _read_config(path, options)
-    for key, value in options.items():
-        if isinstance(value, CommaList):
-            is_text = isinstance(_current(cfg, key), str)
-            options[key] = value.text if is_text else list(value)
-    try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f'--cfg-options {", ".join(options)} do not fit {path}: {error.args[0]}'
-        ) from error
-    scope = cfg.get('default_scope')
+    options = options or {}
+    cfg = _read_config(path)
+    scope = options.get('default_scope', cfg.get('default_scope'))
     if not isinstance(scope, str | None):
         raise UsageError(f'default_scope of {path} must name a toolbox, not be {scope!r}.')
     try:
         require_toolbox(scope)
     except ImportError as error:
         raise UsageError(error) from error
+    merge_options(cfg, options, path)
     return cfg
 
 
-def _current(cfg: Config, key: str) -> Any:
-    """The value at a dotted place of a config; None where there is none."""
-    value: Any = cfg
-    for part in key.split('.'):
-        if isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, (dict, Config)):
-            value = value.get(part)
-        else:
-            return None
-    return value
-
-
-def _read_config(path: Path, options: dict[str, Any]) -> Config:
+def _read_config(path: Path) -> Config:
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f'did you mean {close[0]}?' if close else 'check the path.'
         raise UsageError(f'config file {path} does not exist: {hint}')
     try:
-        return read_config(path, options)
+        return Config.fromfile(path)
     except Exception as error:  # a config is code, which can fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             raise  # the config itself imports something that is missing: show where

@@ -278,4 +278,4 @@ def _with_checked_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] |
         for cfg in init_cfgs
     ]
     # A later initialiser must not overwrite what the checkpoint gave.
-    return sorted(checked, key=lambda cfg: cfg['type'] == 'CheckedPretrained')
+    return sorted(checked, key=lambda cfg: 'CheckedPretrained' in type_name(cfg['type']))

@@ -19,8 +19,8 @@ from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from PIL import Image
 
 from mmdmformer.datasets.bad_input import BadInputError, guard_pipeline
+from mmdmformer.engine.overrides import CfgOptions
 from mmdmformer.engine.runtime import UsageError, read_config_file
-from mmdmformer.engine.variables import CfgOptions, read_config
 
 from . import Outcome, fault
 from .cases import Loss, run_cases
@@ -36,7 +36,7 @@ _MINI = dict(
 
 @cache
 def _config(task: str) -> Config:
-    return read_config(CONFIGS / 'mini' / _MINI[task][0], {})
+    return Config.fromfile(CONFIGS / 'mini' / _MINI[task][0])
 
 
 def build(task: str, data: Path, split: str = 'train') -> BaseDataset:
@@ -327,7 +327,7 @@ def _damage_config(configs: Path, rng: np.random.Generator) -> str:
     content = path.read_bytes()
     try:
         path.write_bytes(damaged_text(content.decode(), rng))
-        read_config_file(leaf, dict(num_workers=0) if rng.random() < 0.5 else {})
+        read_config_file(leaf, {'randomness.seed': 1} if rng.random() < 0.5 else {})
     except UsageError as error:
         return _refused(error, leaf)
     finally:
@@ -349,9 +349,10 @@ def nonsense_options(times: int, folder: Path, seed: int) -> Outcome:
 def _give_options(mark: Path, rng: np.random.Generator) -> str:
     name = str(rng.choice([name for name, _ in _MINI.values()]))
     keys = (
-        'data_root', 'num_workers', 'model.backbone.arch', 'train_pipeline.0.type', 'a.b.c', '',
-        'train_pipeline.99.type', 'batch_size.x', 'model', '_base_', '_delete_', 'filename', '.',
-        'train_dataloader.dataset', 'text', 'model..x', 'custom_imports', 'default_scope',
+        'data_root', 'work_dir', 'model.backbone.arch', 'train_pipeline.0.type', 'a.b.c', '',
+        'param_scheduler.99.type', 'resume.x', 'model', '_base_', '_delete_', 'load_from',
+        'train_dataloader.dataset', 'model..x', 'experiment_name', 'default_scope',
+        'val_dataloader.dataset.data_root', 'test_evaluator.metric', 'randomness.seed',
     )  # fmt: skip
     code = f'__import__("os").mkdir("{mark}")'
     values = (

@@ -12,8 +12,10 @@ import traceback
 from functools import lru_cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from mmdmformer.datasets import make_mini_data
+from small_settings import settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TIMEOUT = 200  # seconds, after which a run counts as hanging
@@ -39,18 +41,21 @@ custom_hooks = [*_base_.get('custom_hooks', []), dict(type='InjectionHook')]
 _OPTIONS = {
     'classification': (
         'dmformer-nano_mini-imagenet.py',
-        ['data_root={data}/imagenet', 'image_size=32', 'max_epochs=3', 'warmup_epochs=1',
-         'default_hooks.checkpoint.max_keep_ckpts=2'],
+        'imagenet',
+        dict(image_size=32, max_epochs=3, warmup_epochs=1),
+        ['default_hooks.checkpoint.max_keep_ckpts=2'],
     ),
     'detection': (
         'retinanet_dmformer-nano_fpn_mini-coco.py',
-        ['data_root={data}/coco', 'image_scale=(64,64)', 'max_epochs=4', 'warmup_iters=5',
-         'train_cfg.val_interval=2', 'default_hooks.checkpoint.max_keep_ckpts=1'],
+        'coco',
+        dict(image_scale=(64, 64), max_epochs=4, warmup_iters=5),
+        ['train_cfg.val_interval=2', 'default_hooks.checkpoint.max_keep_ckpts=1'],
     ),
     'segmentation': (
         'dmformer-nano_sem-fpn_mini-ade20k.py',
-        ['data_root={data}/ade/ADEChallengeData2016', 'image_scale=(64,64)', 'max_iters=12',
-         'train_cfg.val_interval=6', 'default_hooks.checkpoint.interval=4',
+        'ade/ADEChallengeData2016',
+        dict(image_scale=(64, 64), max_iters=12),
+        ['train_cfg.val_interval=6', 'default_hooks.checkpoint.interval=4',
          'default_hooks.checkpoint.max_keep_ckpts=1'],
     ),
 }  # fmt: skip
@@ -77,21 +82,27 @@ class MiniRun:
         work_dir (str): Folder of the run, in ``folder``.
         options (str): Settings, as for ``--cfg-options``; RANK in them is the process's number.
         processes (int): How many train together. Defaults to 1.
+        variables: Of the mini config; RANK in them as well.
     """
 
     def __init__(
-        self, task: str, folder: Path, work_dir: str, *options: str, processes: int = 1
+        self,
+        task: str,
+        folder: Path,
+        work_dir: str,
+        *options: str,
+        processes: int = 1,
+        **variables: Any,
     ) -> None:
-        name, own = _OPTIONS[task]
+        name, data, small, own = _OPTIONS[task]
         base = CONFIGS / 'mini' / name
         self.folder, self.work_dir, self.processes = folder, folder / work_dir, processes
         self.config = folder / f'{task}.py'
         self.config.write_text(_CONFIG.format(base=str(base)))
-        self.options = [
-            *(option.format(data=folder / 'data') for option in own),
-            f'batch_size={4 // processes}', 'num_workers=0', 'drop_path_rate=0.2',
-            'default_hooks.logger.interval=1', *options,
-        ]  # fmt: skip
+        small = dict(small, batch_size=4 // processes, num_workers=0, drop_path_rate=0.2)
+        small = {'data_root': str(folder / 'data' / data), **small, **variables}
+        own = [*settings(base, **small), *own, 'default_hooks.logger.interval=1']
+        self.options = [*own, *options]
 
     def start(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[BaseProcess]:
         """Start the run.

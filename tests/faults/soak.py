@@ -46,8 +46,8 @@ def soak(iterations: int, folder: Path) -> list[dict[str, float]]:
     """
     make_data(folder)
     run = MiniRun(
-        'classification', folder, 'run', 'batch_size=2', f'max_epochs={iterations // _PER_EPOCH}',
-        'default_hooks.logger.interval=8',
+        'classification', folder, 'run', 'default_hooks.logger.interval=8', batch_size=2,
+        max_epochs=iterations // _PER_EPOCH,
     )  # fmt: skip
     config = run.config.read_text().replace("faults.injection'", "faults.soak'")
     run.config.write_text(config.replace('InjectionHook', 'ResourceHook'))

@@ -351,8 +351,8 @@ def different_lengths(times: int, folder: Path, seed: int) -> Outcome:
         # One of a class that has several, so that the classes stay.
         for image in sorted((folder / f'run{number}/1/train').glob('*/*_00002.png'))[: number + 1]:
             image.unlink()
-        root = folder / f'run{number}/RANK'
-        run = MiniRun('classification', folder, f'work{number}', f'data_root={root}', processes=2)
+        root = str(folder / f'run{number}/RANK')
+        run = MiniRun('classification', folder, f'work{number}', processes=2, data_root=root)
         codes = run.run()
         lines = [run.output(rank).splitlines()[-1] for rank in range(2)]
         sentence = f'different lengths (16, {15 - number} samples, by rank)'

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from mmdmformer import get_model, test, train
@@ -36,7 +37,7 @@ from mmdmformer.checkpoints import (
 from mmdmformer.datasets.archives import ArchiveError, open_archive, unpack
 from mmdmformer.deploy.networks import build_network
 from mmdmformer.engine.model import build_model
-from mmdmformer.engine.variables import read_config
+from small_settings import settings
 
 from . import Outcome, fault
 from .cases import Loss, run_cases
@@ -106,12 +107,8 @@ def _load(folder: Path, rng: np.random.Generator) -> str:
 def _config(folder: Path) -> list[str]:
     """The arguments of a training run."""
     path = CONFIGS / 'mini/dmformer-nano_mini-imagenet.py'
-    options = [
-        f'data_root={folder}/data/imagenet',
-        'num_workers=0',
-        'batch_size=4',
-        'image_size=32',
-    ]
+    small = dict(num_workers=0, batch_size=4, image_size=32)
+    options = settings(path, data_root=f'{folder}/data/imagenet', **small)
     return [str(path), '--work-dir', str(folder / 'work'), '--cfg-options', *options]
 
 
@@ -133,12 +130,12 @@ def _initialise(kind: str, folder: Path, file: Path) -> str:
 
 
 def _fold(folder: Path, file: Path) -> str:
-    cfg = read_config(_config(folder)[0], {})
+    cfg = Config.fromfile(_config(folder)[0])
     return _told(fold_checkpoint, build_model(cfg), str(file), folder / 'out.pth')
 
 
 def _export(folder: Path, file: Path) -> str:
-    cfg = read_config(_config(folder)[0], {})
+    cfg = Config.fromfile(_config(folder)[0])
     return _told(build_network, cfg, str(file))
 
 

@@ -20,7 +20,7 @@ from mmdmformer.analysis.schedule import compute_schedule, count_training_images
 from mmdmformer.analysis.schedule_report import format_schedule, plot_schedule
 from mmdmformer.engine.batch_size import describe_batch_size, enable_auto_scale_lr
 from mmdmformer.engine.runtime import UsageError
-from mmdmformer.engine.variables import read_config
+from small_settings import settings, small_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -31,8 +31,12 @@ SEMANTIC_FPN = 'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512'
 UPERNET = 'dmformer-s_upernet_8xb2-160k_ade20k-512x512'
 
 
-def production(name, **variables):
-    return read_config(CONFIGS / 'dmformer' / f'{name}.py', variables)
+def production(name, iterations=None):
+    """A config of the recipes; a segmentor's with another number of iterations."""
+    cfg = Config.fromfile(CONFIGS / 'dmformer' / f'{name}.py')
+    if iterations is not None:
+        cfg.train_cfg.max_iters = cfg.param_scheduler[0].end = iterations
+    return cfg
 
 
 @pytest.fixture
@@ -41,7 +45,8 @@ def without_data(tmp_path, monkeypatch):
 
 
 def test_groups_hold_every_parameter_once(without_data):
-    cfg = production(CLASSIFIER, max_epochs=10)
+    cfg = production(CLASSIFIER)
+    cfg.train_cfg.max_epochs = 10
     groups = compute_schedule(cfg, gpus=1024, quiet=True).groups
     assert sum(group.num_parameters for group in groups) == 26_660_392
     decayed, spared = groups
@@ -94,7 +99,7 @@ def test_epoch_is_as_long_as_in_two_real_processes(tmp_path):
         process.join()
     planned = {}
     for name, case in LENGTH_CASES.items():
-        cfg = read_config(CONFIGS / 'mini/retinanet_dmformer-nano_fpn_mini-coco.py', {})
+        cfg = Config.fromfile(CONFIGS / 'mini/retinanet_dmformer-nano_fpn_mini-coco.py')
         cfg.train_dataloader.pop('batch_sampler')
         cfg.train_dataloader.update(**case, batch_size=BATCH)
         init_default_scope('mmdet')
@@ -109,7 +114,8 @@ def test_epoch_is_as_long_as_in_two_real_processes(tmp_path):
     [(8, False, 1252), (8, True, 1251), (1, False, 10_010), (64, False, 157)],
 )
 def test_imagenet_epoch(gpus, drop_last, length, without_data):
-    cfg = production(CLASSIFIER, max_epochs=1, warmup_epochs=0)
+    cfg = production(CLASSIFIER)
+    cfg.train_cfg.max_epochs = 1
     cfg.train_dataloader.drop_last = drop_last
     cfg.param_scheduler = []
     schedule = compute_schedule(cfg, gpus=gpus, quiet=True)
@@ -118,7 +124,7 @@ def test_imagenet_epoch(gpus, drop_last, length, without_data):
 
 
 def test_accumulated_batches_count(without_data):
-    cfg = production(SEMANTIC_FPN, max_iters=10)
+    cfg = production(SEMANTIC_FPN, iterations=10)
     cfg.optim_wrapper.accumulative_counts = 4
     schedule = compute_schedule(cfg, gpus=2, quiet=True)
     assert schedule.batch_size == 16
@@ -130,8 +136,8 @@ def test_accumulated_batches_count(without_data):
 
 
 def test_images_that_are_present_are_counted(mini_data):
-    path = CONFIGS / 'mini/retinanet_dmformer-nano_fpn_mini-coco.py'
-    cfg = read_config(path, dict(data_root=str(mini_data / 'coco')))
+    name = 'retinanet_dmformer-nano_fpn_mini-coco'
+    cfg = small_config(name, data_root=str(mini_data / 'coco'))
     assert count_training_images(cfg) == (9, 'counted')  # one of the ten shows nothing
     cfg.train_dataloader.dataset.filter_cfg = None
     assert count_training_images(cfg) == (10, 'counted')
@@ -163,8 +169,8 @@ def test_size_of_other_data_is_not_made_up(config, change, without_data):
 # Learning rate and batch
 
 
-def short_segmentation(**variables):
-    return production(SEMANTIC_FPN, max_iters=20, **variables)
+def short_segmentation():
+    return production(SEMANTIC_FPN, iterations=20)
 
 
 @pytest.mark.parametrize('gpus', [1, 4, 16])
@@ -247,11 +253,11 @@ def test_training_uses_the_rates_that_are_shown(python, mini_data, tmp_path):
         'default_hooks = dict(logger=dict(interval=1), checkpoint=None)\n'
         'val_cfg = None\nval_dataloader = None\nval_evaluator = None\n'
     )
-    variables = dict(
-        data_root=str(mini_data / 'imagenet'), batch_size=10, num_workers=0, max_epochs=3,
-        image_size=32,
+    options = settings(
+        'dmformer-nano_mini-imagenet', data_root=str(mini_data / 'imagenet'), batch_size=10,
+        num_workers=0, max_epochs=3, image_size=32,
     )  # fmt: skip
-    options = [f'{name}={value}' for name, value in variables.items()]
+    options = [o for o in options if not o.startswith(('val', 'auto_scale_lr'))]
     args = ['--auto-scale-lr', '--cfg-options', *options]
     run = python(REPOSITORY / 'tools/train.py', config, *args, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -260,8 +266,8 @@ def test_training_uses_the_rates_that_are_shown(python, mini_data, tmp_path):
     (log,) = tmp_path.glob('work_dirs/*/*/vis_data/scalars.json')
     logged = [json.loads(line)['lr'] for line in log.read_text().splitlines()]
 
-    cfg = read_config(config, variables)
-    cfg.auto_scale_lr.enable = True
+    (dumped,) = tmp_path.glob('work_dirs/*/*.py')
+    cfg = Config.fromfile(dumped)
     schedule = compute_schedule(cfg, quiet=True)
     assert (schedule.images, schedule.epoch_length, schedule.num_iterations) == (40, 4, 12)
     for rates in schedule.values['learning rate']:

@@ -15,6 +15,7 @@ from torch import nn
 from mmdmformer import TOKEN_MIXERS, DMFormer, MetaFormer
 from mmdmformer.deploy import networks, onnx_export, verify
 from mmdmformer.engine.model import build_model
+from small_settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, MINI = ROOT / 'tools/train.py', ROOT / 'configs/mini'
@@ -124,17 +125,17 @@ TASKS = {
     'classification': (
         'dmformer-nano_mini-imagenet',
         'imagenet',
-        ['max_epochs=1', 'batch_size=10', 'warmup_epochs=0', 'image_size=32'],
+        dict(max_epochs=1, batch_size=10, image_size=32),
     ),
     'detection': (
         'retinanet_dmformer-nano_fpn_mini-coco',
         'coco',
-        ['max_epochs=1', 'batch_size=2', 'image_scale=(64,64)', 'model.test_cfg.score_thr=0.0'],
+        dict(max_epochs=1, batch_size=2, image_scale=(64, 64)),
     ),
     'segmentation': (
         'dmformer-nano_sem-fpn_mini-ade20k',
         'ade/ADEChallengeData2016',
-        ['max_iters=4', 'batch_size=2', 'image_scale=(64,64)'],
+        dict(max_iters=4, batch_size=2, image_scale=(64, 64)),
     ),
 }
 METRICS = {
@@ -149,12 +150,14 @@ TRAINED = ('Pooling', 'LKA', 'DynamicConv', 'ACmix', 'LocalAttention', 'SelfAtte
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('name', [*TRAINED, 'one for each stage'])
 def test_training_in_every_task(name, task, python, mini_data, tmp_path):
-    leaf, data, options = TASKS[task]
+    leaf, data, variables = TASKS[task]
     (tmp_path / 'config.py').write_text(
         f"_base_ = '{MINI}/{leaf}.py'\nmodel = dict(backbone=dict(mixer={CASES[name]}))\n"
     )
-    options = [f'data_root={mini_data}/{data}', *options, 'num_workers=0', 'param_scheduler=[]']
-    options += ['default_hooks.logger.interval=1']
+    options = settings(leaf, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
+    options += ['param_scheduler=[]', 'default_hooks.logger.interval=1']
+    if task == 'detection':
+        options += ['model.test_cfg.score_thr=0.0']
     result = python(
         TRAIN, 'config.py', '--work-dir', 'run', '--cfg-options', *options, cwd=tmp_path
     )

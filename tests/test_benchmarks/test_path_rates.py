@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmdmformer.engine.variables import read_config
 from path_rates import find_path_rates, format_path_rates, read_path_rates
+from small_settings import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'benchmarks/path_rates.py'
@@ -23,12 +23,9 @@ def trained(request, mini_data, tmp_path_factory):
     """The folder of a short training of a nano network on 40 of the built-in digits."""
     family, lr = request.param
     folder = tmp_path_factory.mktemp(family)
-    cfg = read_config(
-        ROOT / f'configs/mini/{family}-acmix-nano_mini-imagenet.py',
-        dict(
-            data_root=str(mini_data / 'imagenet'), batch_size=10, num_workers=0, image_size=32,
-            crop_area=(1.0, 1.0), max_epochs=EPOCHS, lr=lr,
-        ),
+    cfg = small_config(
+        f'{family}-acmix-nano_mini-imagenet', data_root=str(mini_data / 'imagenet'), batch_size=10,
+        num_workers=0, image_size=32, crop_area=(1.0, 1.0), max_epochs=EPOCHS, lr=lr,
     )  # fmt: skip
     # So few steps learn little from images that are changed beyond recognition.
     cfg.model.train_cfg = None

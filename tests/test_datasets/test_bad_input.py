@@ -23,7 +23,7 @@ from mmdmformer.datasets.instances import check_instances
 from mmdmformer.engine import UnreadableImagesHook
 from mmdmformer.engine.model import save_untrained
 from mmdmformer.engine.runtime import UsageError
-from mmdmformer.engine.variables import read_config
+from small_settings import settings, small_config
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = REPOSITORY / 'configs/mini'
@@ -52,8 +52,7 @@ def data(mini_data, tmp_path):
 
 def config(task, data, workers, **settings):
     name, root, _, _ = TASKS[task]
-    variables = dict(data_root=str(data / root), num_workers=workers, batch_size=2)
-    cfg = read_config(MINI / f'{name}.py', variables)
+    cfg = small_config(name, data_root=str(data / root), num_workers=workers, batch_size=2)
     cfg.work_dir = str(data / 'work')
     cfg.experiment_name = f'{task} {data} {workers}'
     cfg.merge_from_dict(settings)
@@ -523,14 +522,14 @@ def test_object_that_takes_no_part_is_named_or_all_are_refused(changes, reason, 
 # Whole runs
 
 
-def run(python, program, task, data, *args, **settings):
+def run(python, program, task, data, *options, checkpoint=None, **variables):
     name, root, _, _ = TASKS[task]
-    settings = {'data_root': data / root, 'batch_size': 2, 'image_scale': '(64,64)', **settings}
-    if task == 'classification':
-        settings.pop('image_scale')
-    options = [f'{key}={value}' for key, value in settings.items()]
-    config = MINI / f'{name}.py'
-    return python(program, config, *args, '--cfg-options', *options, cwd=data)
+    variables = {'data_root': str(data / root), 'batch_size': 2, **variables}
+    if task != 'classification':
+        variables['image_scale'] = (64, 64)
+    options = ['--cfg-options', *settings(name, **variables), *options]
+    paths = [MINI / f'{name}.py', *([] if checkpoint is None else [checkpoint])]
+    return python(program, *paths, *options, cwd=data)
 
 
 def log_of(data):
@@ -543,8 +542,8 @@ def test_training_goes_on_and_logs_what_it_replaced(task, workers, python, data)
     bad = spoil(images(task, data)[:2])
     length = dict(max_iters=10) if task == 'segmentation' else dict(max_epochs=2, warmup_epochs=1)
     result = run(
-        python, TRAIN, task, data, num_workers=workers, batch_size=5,
-        **{LIMIT: 0.2, 'auto_scale_lr.base_batch_size': 10}, **length,
+        python, TRAIN, task, data, f'{LIMIT}=0.2', 'auto_scale_lr.base_batch_size=10',
+        num_workers=workers, batch_size=5, **length,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     log = log_of(data)
@@ -575,7 +574,7 @@ def test_training_stops_with_one_sentence(task, workers, python, data):
 def test_test_run_stops_with_one_sentence(python, data):
     save_untrained(MINI / f'{TASKS["segmentation"][0]}.py', data / 'untrained.pth')
     (bad,) = spoil(images('segmentation', data, 'val')[:1])
-    result = run(python, TEST, 'segmentation', data, 'untrained.pth', num_workers=0)
+    result = run(python, TEST, 'segmentation', data, checkpoint='untrained.pth', num_workers=0)
     assert result.returncode == 2
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith(f'error: image {bad} cannot be read (')

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from small_settings import settings
+
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = REPOSITORY / 'tools/dist_train.sh'
 CLASSIFIER = REPOSITORY / 'configs/mini/dmformer-nano_mini-imagenet.py'
@@ -99,8 +101,12 @@ def test_two_nodes_train_one_model(start_node, mini_data, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(CONFIG.format(base=str(CLASSIFIER)))
     options = [
-        '--cfg-options', f'data_root={mini_data}/imagenet', f'batch_size={BATCH}', 'image_size=32',
-        'num_workers=0', f'max_epochs={EPOCHS}', 'val_dataloader.batch_size=10',
+        '--cfg-options',
+        *settings(
+            CLASSIFIER, data_root=f'{mini_data}/imagenet', batch_size=BATCH, image_size=32,
+            num_workers=0, max_epochs=EPOCHS,
+        ),
+        'val_dataloader.batch_size=10',
     ]  # fmt: skip
     nodes = [start_node(rank, config, *options) for rank in range(2)]
     deadline = time.monotonic() + TIMEOUT

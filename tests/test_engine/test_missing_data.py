@@ -42,7 +42,8 @@ def test_published_data(name, tmp_path, monkeypatch):
 def test_own_data(tmp_path):
     name = 'retinanet_dmformer-s_fpn_8xb2-1x_coco'
     cfg = read_config_file(
-        REPOSITORY / 'configs/dmformer' / f'{name}.py', dict(data_root=str(tmp_path / 'mine'))
+        REPOSITORY / 'configs/dmformer' / f'{name}.py',
+        {'train_dataloader.dataset.data_root': str(tmp_path / 'mine')},
     )
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat',))
     assert refusal(cfg) == (

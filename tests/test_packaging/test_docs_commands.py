@@ -20,6 +20,8 @@ sys.path += [str(ROOT / 'tests' / name) for name in ('test_packaging', 'test_che
 from test_docs import OPTIONS_OF, PAGES, commands  # noqa: E402
 from test_swin_acmix_checkpoint import authors_weights  # noqa: E402
 
+from small_settings import settings  # noqa: E402
+
 HERE = 'test_packaging/test_docs_commands.py'
 COMMANDS = 'test_packaging/test_commands.py'
 TRAIN_TEST = 'test_tools/test_train_test.py'
@@ -49,9 +51,15 @@ RUN_BY = {
     'tools/train.py --amp': f'{TRAIN_TEST}::test_mixed_precision_without_gpu_is_refused',
     'tools/train.py --auto-scale-lr': f'{TRAIN_TEST}::trained',
     'tools/train.py --resume': f'{TRAIN_TEST}::test_resume_goes_on_where_training_stopped',
-    'tools/train.py batch_size=': f'{TRAIN_TEST}::classifier_options',
-    'tools/train.py data_root=': f'{TRAIN_TEST}::classifier_options',
-    'tools/train.py pretrained=': f'{HERE}::test_detector_starts_from_the_classifier',
+    'tools/train.py train_dataloader.batch_size=': f'{DOCTOR}::'
+    'test_command_and_batch_are_those_of_this_machine',
+    'tools/train.py model.backbone.init_cfg.checkpoint=': f'{HERE}::'
+    'test_detector_starts_from_the_classifier',
+    **{
+        f'tools/train.py {split}_dataloader.dataset.data_root=': f'{DOCTOR}::'
+        'test_what_is_wrong_with_a_data_set_is_said'
+        for split in ('train', 'val', 'test')
+    },
     'tools/train.py model.backbone.rates=': f'{HERE}::test_settings_of_the_backbone',
     'tools/train.py default_hooks.non_finite.find_layer=': 'test_reliability/test_finite.py::'
     'test_layer_is_named_on_request',
@@ -89,7 +97,6 @@ RUN_BY = {
     ),
     'tools/doctor.py': f'{DOCTOR}::test_tool_prints_one_page',
     'tools/doctor.py --amp': f'{DOCTOR}::test_config_that_cannot_train_is_refused',
-    'tools/doctor.py data_root=': f'{DOCTOR}::test_command_and_batch_are_those_of_this_machine',
     'tools/make_mini_data.py': f'{HERE}::test_first_run',
     **{
         f'tools/dataset_converters/{name}.py': 'test_datasets/test_converters.py::'
@@ -190,7 +197,7 @@ OTHERS = {
     'pip-audit': 'needs a connection',
 }
 CLASSIFIER = 'configs/mini/dmformer-nano_mini-imagenet.py'
-SHORT = ['max_epochs=1', 'num_workers=0', 'warmup_epochs=0', 'param_scheduler=[]', 'image_size=32']
+SMALL = dict(num_workers=0, image_size=32)
 
 
 def parts(words):
@@ -261,8 +268,8 @@ def first_run(python, tmp_path_factory):
     """The folder in which the first run of docs/get_started.md was done, with fewer images."""
     folder = tmp_path_factory.mktemp('first_run')
     run(python, 'python tools/make_mini_data.py', '--scale', '0.005', cwd=folder)
-    train = f'python tools/train.py {CLASSIFIER} --cfg-options'
-    run(python, train, 'batch_size=10', *SHORT, cwd=folder)
+    options = [*settings(CLASSIFIER, batch_size=10, max_epochs=1, **SMALL), 'param_scheduler=[]']
+    run(python, f'python tools/train.py {CLASSIFIER} --cfg-options', *options, cwd=folder)
     return folder
 
 
@@ -273,17 +280,17 @@ def checkpoint(first_run):
 
 @pytest.mark.parametrize('entry', ['tools/test.py', '-m mmdmformer.test'])
 def test_first_run(entry, python, first_run, checkpoint, tmp_path):
-    options = ['--show-dir', tmp_path, '--cfg-options', 'num_workers=0', 'image_size=32']
+    options = ['--show-dir', tmp_path, '--cfg-options', *settings(CLASSIFIER, **SMALL)]
     log = run(python, f'python {entry} {CLASSIFIER} {checkpoint}', *options, cwd=first_run)
     assert 'accuracy/top1' in log
     assert len(list(tmp_path.rglob('*.png'))) == 10  # in the folders of their classes
 
 
 def test_detector_starts_from_the_classifier(python, first_run, checkpoint):
-    train = 'python tools/train.py configs/mini/retinanet_dmformer-nano_fpn_mini-coco.py'
-    options = ['max_epochs=1', 'num_workers=0', 'batch_size=5', 'image_scale=(64,64)']
-    options += ['param_scheduler=[]', f'pretrained={checkpoint}']
-    log = run(python, train, '--cfg-options', *options, cwd=first_run)
+    config = 'configs/mini/retinanet_dmformer-nano_fpn_mini-coco.py'
+    options = settings(config, max_epochs=1, num_workers=0, batch_size=5, image_scale=(64, 64))
+    options += ['param_scheduler=[]', f'model.backbone.init_cfg.checkpoint={checkpoint}']
+    log = run(python, f'python tools/train.py {config} --cfg-options', *options, cwd=first_run)
     loaded, all_tensors = re.search(r'Loaded (\d+) of (\d+) tensors of DMFormer from', log).groups()
     assert int(loaded) == int(all_tensors) > 100
 
@@ -294,16 +301,19 @@ def test_layer_decay(python, first_run, tmp_path):
         'optim_wrapper.constructor=LayerDecayOptimWrapperConstructor '
         'optim_wrapper.paramwise_cfg.layer_decay_rate=0.9'
     )
-    run(python, train, 'batch_size=40', 'lr=1', *SHORT, '--work-dir', tmp_path, cwd=first_run)
+    options = settings(CLASSIFIER, batch_size=40, lr=1, max_epochs=1, **SMALL)
+    options += ['param_scheduler=[]', '--work-dir', tmp_path]
+    run(python, train, *options, cwd=first_run)
     groups = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['optimizer']['param_groups']
     rates = {round(group['lr'], 6) for group in groups}
     assert rates == {round(0.9**k, 6) for k in range(7)}  # stem, five blocks, head
 
 
 def test_settings_of_the_backbone(python, first_run, tmp_path):
-    train = 'python tools/train.py configs/mini/swin-acmix-nano_mini-imagenet.py --cfg-options'
-    options = ['model.backbone.rates=complementary', 'batch_size=40', *SHORT]
-    run(python, train, *options, '--work-dir', tmp_path, cwd=first_run)
+    config = 'configs/mini/swin-acmix-nano_mini-imagenet.py'
+    options = settings(config, batch_size=40, max_epochs=1, **SMALL)
+    options += ['param_scheduler=[]', 'model.backbone.rates=complementary', '--work-dir', tmp_path]
+    run(python, f'python tools/train.py {config} --cfg-options', *options, cwd=first_run)
     weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
     rates = {name.rpartition('.')[2] for name in weights if '.rates.' in name}
     assert rates == {'alpha'}  # beta is 1 - alpha
@@ -313,15 +323,15 @@ def test_checkpoint_of_the_authors(python, first_run, tmp_path):
     torch.save(dict(model=authors_weights()), tmp_path / 'theirs.pth')
     convert = 'python tools/model_converters/swin_acmix.py theirs.pth swin-acmix.pth'
     assert 'to swin-acmix.pth' in run(python, convert, cwd=tmp_path)
-    test = 'python tools/test.py configs/mini/swin-acmix-nano_mini-imagenet.py'
-    options = ['--cfg-options', 'num_workers=0', 'image_size=32']
-    log = run(python, test, tmp_path / 'swin-acmix.pth', *options, cwd=first_run)
+    config = 'configs/mini/swin-acmix-nano_mini-imagenet.py'
+    test = f'python tools/test.py {config} {tmp_path}/swin-acmix.pth --cfg-options'
+    log = run(python, test, *settings(config, **SMALL), cwd=first_run)
     assert 'accuracy/top1' in log
 
 
 def test_schedule_of_other_gpus(python, tmp_path):
     show = 'python tools/analysis/schedule.py configs/dmformer/dmformer-s_8xb128_in1k.py'
-    options = ['--cfg-options', 'max_epochs=10', 'warmup_epochs=1']
+    options = ['--cfg-options', 'train_cfg.max_epochs=10', 'param_scheduler.0.end=1']
     log = run(python, show, '--gpus', '4', '--auto-scale-lr', *options, cwd=tmp_path)
     assert '0.0005' in log  # half of 1e-3
 

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 
 from mmdmformer.deploy import networks, onnx_export, verify
 from mmdmformer.engine.model import build_model
+from small_settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / 'tests/test_backbones'))
@@ -24,22 +25,21 @@ NETWORKS = {
     'PatchFormer': dict(type='PatchFormer', arch='nano'),
 }
 # A mini config of each task, the folder of its data, and what makes it one short epoch.
-SHORT = ['num_workers=0', 'param_scheduler=[]']
 TASKS = {
     'classification': (
         'dmformer-nano_mini-imagenet',
         'imagenet',
-        ['max_epochs=1', 'batch_size=20', 'warmup_epochs=0', 'image_size=32'],
+        dict(max_epochs=1, batch_size=20, image_size=32),
     ),
     'detection': (
         'retinanet_dmformer-nano_fpn_mini-coco',
         'coco',
-        ['max_epochs=1', 'batch_size=5', 'image_scale=(64,64)'],
+        dict(max_epochs=1, batch_size=5, image_scale=(64, 64)),
     ),
     'segmentation': (
         'dmformer-nano_sem-fpn_mini-ade20k',
         'ade/ADEChallengeData2016',
-        ['max_iters=1', 'batch_size=4', 'image_scale=(64,64)'],
+        dict(max_iters=1, batch_size=4, image_scale=(64, 64)),
     ),
 }
 pytestmark = []  # not the contract's, but:
@@ -94,13 +94,13 @@ def test_config_of_the_backbone(folder):
 @pytest.mark.parametrize('task', TASKS)
 def test_it_trains_folds_and_is_exported(task, folder, python, mini_data, tmp_path):
     """In a project outside of this repository, which the mixer's file is all of."""
-    leaf, data, options = TASKS[task]
+    leaf, data, variables = TASKS[task]
     config = folder / f'my_mini_{task}.py'
     text = (folder / 'my_classifier.py').read_text()
     config.write_text(text.replace('dmformer/dmformer-s_8xb128_in1k', f'mini/{leaf}'))
-    options = [f'data_root={mini_data}/{data}', *options, *SHORT]
+    options = settings(leaf, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
     train = [ROOT / 'tools/train.py', config.name, '--work-dir', tmp_path, '--cfg-options']
-    result = python(*train, *options, cwd=folder, PYTHONPATH='.')
+    result = python(*train, *options, 'param_scheduler=[]', cwd=folder, PYTHONPATH='.')
     assert result.returncode == 0, result.stderr[-3000:]
     (checkpoint,) = (p for p in tmp_path.glob('*_1.pth') if not p.stem.startswith('best'))
     weights = torch.load(checkpoint, weights_only=False)['state_dict']

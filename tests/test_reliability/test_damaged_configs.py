@@ -26,7 +26,7 @@ def test_what_cannot_be_read_is_named(inject, tmp_path):
         ("lr = '\udcff'", 'UnicodeDecodeError: '),
     ],
 )
-@pytest.mark.parametrize('options', [{}, dict(lr=1)])
+@pytest.mark.parametrize('options', [{}, {'randomness.seed': 1}])
 def test_config_that_fails_is_named_in_one_sentence(text, cause, options, tmp_path):
     path = tmp_path / 'broken.py'
     path.write_bytes(text.encode(errors='surrogateescape'))

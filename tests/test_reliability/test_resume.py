@@ -49,9 +49,9 @@ def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
 
 def test_workers_do_not_change_the_weights(tmp_path):
     make_data(tmp_path)
-    alone = MiniRun('segmentation', tmp_path, 'alone', 'max_iters=4')
+    alone = MiniRun('segmentation', tmp_path, 'alone', max_iters=4)
     helped = MiniRun(
-        'segmentation', tmp_path, 'helped', 'max_iters=4', 'train_dataloader.num_workers=2'
+        'segmentation', tmp_path, 'helped', 'train_dataloader.num_workers=2', max_iters=4
     )
     assert (alone.run(), helped.run()) == ([0], [0]), helped.output()[-2000:]
     assert differences(last_checkpoint(alone.work_dir), last_checkpoint(helped.work_dir)) == []

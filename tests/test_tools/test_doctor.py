@@ -132,7 +132,11 @@ def test_what_is_wrong_with_a_data_set_is_said(name, spoil, complaint, here):
     layout = SMALL[name]
     make(layout, here / 'sets')  # where the config, not the default, says
     spoil(here / 'sets')
-    options = ['--cfg-options', 'data_root=sets']
+    loaders = [f'{split}_dataloader.dataset.data_root=sets' for split in ('train', 'val', 'test')]
+    options = ['--cfg-options', *loaders]
+    if name == 'COCO 2017':
+        ann_file = 'sets/annotations/instances_val2017.json'
+        options += [f'{split}_evaluator.ann_file={ann_file}' for split in ('val', 'test')]
     diagnosis = examine(str(CONFIG_OF[name]), options, layouts=LAYOUTS_HERE, quiet=True)
     line = diagnosis.sections['Data'][-1]
     assert line.name == name and line.good == (complaint is None)
@@ -217,7 +221,8 @@ def complete(here):
     ('options', 'reason'),
     [
         (['--amp'], 'mixed precision (--amp, AmpOptimWrapper) needs a GPU and none is visible'),
-        (['--cfg-options', 'pretrained=no.pth'], 'checkpoint no.pth does not exist'),
+        (['--cfg-options', 'model.backbone.init_cfg.checkpoint=no.pth'],
+         'checkpoint no.pth does not exist'),
         (['--cfg-options', 'load_from=no.pth'], 'checkpoint no.pth does not exist'),
         (['--resume', 'no.pth'], 'checkpoint no.pth does not exist'),
         (['--cfg-options', 'train_dataloader.dataset.data_root=no'],
@@ -231,7 +236,7 @@ def test_config_that_cannot_train_is_refused(options, reason, complete):
 
 def test_pretrained_file_that_exists_is_fine(complete):
     (complete / 'w.pth').touch()
-    options = ['--cfg-options', 'pretrained=w.pth']
+    options = ['--cfg-options', 'model.backbone.init_cfg.checkpoint=w.pth']
     assert examine(str(DETECTOR), options, layouts=LAYOUTS_HERE, quiet=True).obstacle is None
 
 
@@ -242,16 +247,16 @@ def test_missing_toolbox_is_named(complete, monkeypatch):
 
 
 def test_command_and_batch_are_those_of_this_machine(complete, monkeypatch):
-    options = ['--cfg-options', 'data_root=data/coco']
+    options = ['--cfg-options', 'train_dataloader.batch_size=2']
     train = lines(examine(str(DETECTOR), options, layouts=LAYOUTS_HERE, quiet=True), 'To train')
     assert train['on the CPU'].text == (
-        f'python tools/train.py {DETECTOR} --cfg-options data_root=data/coco'
+        f'python tools/train.py {DETECTOR} --cfg-options train_dataloader.batch_size=2'
     )
     assert 'global batch of 16 images' in train['batch'].text and 'has 2' in train['batch'].text
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
     train = lines(examine(str(DETECTOR), options, layouts=LAYOUTS_HERE, quiet=True), 'To train')
     assert {name: line.text for name, line in train.items() if name != 'with Slurm'} == {
-        'here': f'tools/dist_train.sh {DETECTOR} 8 --cfg-options data_root=data/coco'
+        'here': f'tools/dist_train.sh {DETECTOR} 8 --cfg-options train_dataloader.batch_size=2'
     }
     programs = complete / 'bin'
     programs.mkdir()

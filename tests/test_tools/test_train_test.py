@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """The training and test entries, run on the built-in data for each of the three toolboxes."""
 
+import argparse
 import json
 import pickle
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdmformer import test as test_entry
 from mmdmformer import train as train_entry
 from mmdmformer.engine import runtime
+from small_settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN, TEST = REPOSITORY / 'tools/train.py', REPOSITORY / 'tools/test.py'
@@ -28,18 +30,17 @@ IMAGES, VAL_IMAGES, BATCH = 40, 20, 10
 LR, BASE_BATCH = 1e-3, 40
 
 
-def classifier_options(mini_data):
+def classifier_options(mini_data, epochs=6):
+    small = settings(
+        CLASSIFIER, data_root=f'{mini_data}/imagenet', batch_size=BATCH, lr=LR, num_workers=0,
+        image_size=32, max_epochs=epochs,
+    )  # fmt: skip
     return [
         '--cfg-options',
-        f'data_root={mini_data}/imagenet',
-        f'batch_size={BATCH}',
-        f'lr={LR}',
-        'num_workers=0',
-        'warmup_epochs=0',
+        *small,
         'param_scheduler=[]',
         'default_hooks.logger.interval=1',
         f'auto_scale_lr.base_batch_size={BASE_BATCH}',
-        'image_size=32',
     ]
 
 
@@ -71,7 +72,7 @@ def load(path):
 def trained(python, mini_data, tmp_path_factory):
     """Two epochs of classification, in a folder of its own."""
     folder = tmp_path_factory.mktemp('trained')
-    options = [*classifier_options(mini_data), 'max_epochs=2']
+    options = classifier_options(mini_data, epochs=2)
     run_ok(python, TRAIN, CLASSIFIER, '--auto-scale-lr', *options, cwd=folder)
     return folder / 'work_dirs' / CLASSIFIER.stem
 
@@ -85,7 +86,7 @@ def test_training_writes_checkpoints_and_obeys_the_options(trained):
     assert {record['lr'] for record in training} == {LR * BATCH / BASE_BATCH}
     assert [record['step'] for record in validation] == [1, 2]
     cfg = Config.fromfile(trained / CLASSIFIER.name)
-    assert cfg.train_pipeline[1].scale == 32
+    assert cfg.train_dataloader.dataset.pipeline[1].scale == 32
     assert cfg.train_dataloader.batch_size == BATCH
 
 
@@ -97,7 +98,7 @@ def test_resume_goes_on_where_training_stopped(path, trained, python, mini_data,
         resume = ['--resume']
     else:
         resume = ['--resume', tmp_path / 'epoch_2.pth']
-    options = [*classifier_options(mini_data), 'max_epochs=3']
+    options = classifier_options(mini_data, epochs=3)
     run_ok(python, TRAIN, CLASSIFIER, '--work-dir', tmp_path, *resume, *options, cwd=tmp_path)
     training, validation = scalars(tmp_path)
     assert [(r['epoch'], r['iter']) for r in training] == [(3, i) for i in range(9, 13)]
@@ -209,21 +210,22 @@ def test_testing_ignores_what_the_model_does_not_need(trained, python, mini_data
 
 
 @pytest.mark.parametrize(
-    'config, data, special, metric, prediction',
+    'config, data, length, special, metric, prediction',
     [
-        (DETECTOR, 'coco', ['max_epochs=1', 'model.test_cfg.score_thr=0'], 'coco/bbox_mAP',
+        (DETECTOR, 'coco', dict(max_epochs=1), ['model.test_cfg.score_thr=0'], 'coco/bbox_mAP',
          'pred_instances'),
-        (SEGMENTOR, 'ade/ADEChallengeData2016', ['max_iters=2'], 'mIoU', 'pred_sem_seg'),
+        (SEGMENTOR, 'ade/ADEChallengeData2016', dict(max_iters=2), [], 'mIoU', 'pred_sem_seg'),
     ],
     ids=['detection', 'segmentation'],
 )  # fmt: skip
 def test_detection_and_segmentation(
-    config, data, special, metric, prediction, python, mini_data, tmp_path
+    config, data, length, special, metric, prediction, python, mini_data, tmp_path
 ):
-    options = [
-        '--cfg-options', *special, f'data_root={mini_data / data}', 'num_workers=0',
-        'batch_size=5', 'image_scale=(64,64)',
-    ]  # fmt: skip
+    small = settings(
+        config, data_root=str(mini_data / data), num_workers=0, batch_size=5,
+        image_scale=(64, 64), **length,
+    )  # fmt: skip
+    options = ['--cfg-options', *special, *small]
     run_ok(python, TRAIN, config, '--work-dir', 'train', *options, cwd=tmp_path)
     _, validation = scalars(tmp_path / 'train')
     checkpoint = (tmp_path / 'train/last_checkpoint').read_text()
@@ -256,7 +258,7 @@ def test_tested_average_is_the_validated_one(python, mini_data, tmp_path):
 _base_ = {str(CLASSIFIER)!r}
 custom_hooks = [dict(type='EMAHook', momentum=0.3)]
 """)
-    options = [*classifier_options(mini_data), 'max_epochs=1']
+    options = classifier_options(mini_data, epochs=1)
     run_ok(python, TRAIN, config, '--work-dir', 'train', *options, cwd=tmp_path)
     _, validation = scalars(tmp_path / 'train')
     run_ok(
@@ -280,7 +282,7 @@ custom_hooks = [dict(type='EMAHook', momentum=0.3)]
 
 def test_module_runs_from_any_folder(mini_data, tmp_path):
     """Without forks and preloaded modules, as a user would."""
-    options = [*classifier_options(mini_data), 'max_epochs=1']
+    options = classifier_options(mini_data, epochs=1)
     command = [sys.executable, '-m', 'mmdmformer.train', str(CLASSIFIER), *options]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / 'work_dirs' / CLASSIFIER.stem / 'epoch_1.pth').is_file()
@@ -294,29 +296,23 @@ def training_config(*args):
     return train_entry.training_config(options)
 
 
-def test_options_change_variables_and_dotted_places():
+def test_options_mean_what_they_mean_to_mmengine():
+    options = [
+        'optim_wrapper.optimizer.lr=0.5', 'model.backbone.with_cp=True', 'compile=True',
+        'train_dataloader.batch_size=3', 'train_dataloader.dataset.pipeline.2.scale=(32,64)',
+        'train_dataloader.dataset.metainfo.classes=a,b', 'val_evaluator.metric=bbox,segm',
+    ]  # fmt: skip
     cfg = training_config(
-        DETECTOR, '--work-dir', 'here', '--auto-scale-lr', '--cfg-options', 'lr=0.5',
-        'data_root=elsewhere', 'model.backbone.with_cp=True', 'train_dataloader.batch_size=3',
-    )  # fmt: skip
-    assert cfg.optim_wrapper.optimizer.lr == 0.5
-    assert cfg.train_dataloader.dataset.data_root == 'elsewhere'
-    assert cfg.val_evaluator.ann_file.startswith('elsewhere/')
-    assert cfg.model.backbone.with_cp is True
-    assert (cfg.train_dataloader.batch_size, cfg.batch_size) == (3, 8)
-    assert cfg.work_dir == 'here'
-    assert cfg.auto_scale_lr.enable is True
-    assert cfg.filename == str(DETECTOR)
-
-
-def test_comma_in_text_is_text():
-    cfg = training_config(
-        DETECTOR, '--cfg-options', 'train_dataloader.dataset.data_root=a, b/c',
-        'train_dataloader.dataset.metainfo.classes=a,b', 'param_scheduler.1.milestones=2,3',
-    )  # fmt: skip
-    assert cfg.train_dataloader.dataset.data_root == 'a, b/c'
+        DETECTOR, '--work-dir', 'here', '--auto-scale-lr', '--cfg-options', *options
+    )
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    expected = Config.fromfile(DETECTOR)
+    expected.merge_from_dict(parser.parse_args(['--cfg-options', *options]).cfg_options)
+    expected.work_dir, expected.launcher, expected.auto_scale_lr.enable = 'here', 'none', True
+    assert cfg.to_dict() == expected.to_dict()
     assert cfg.train_dataloader.dataset.metainfo.classes == ['a', 'b']
-    assert cfg.param_scheduler[1].milestones == [2, 3]
+    assert cfg.filename == str(DETECTOR)
 
 
 def test_defaults_leave_the_config_as_it_is():
@@ -359,21 +355,21 @@ def test_training_names_a_mistake(args, sentence, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'option', ['lr', 'augments=[dict(type=Mixup,alpha=0.8)]', 'image_scale=(64,64']
+    'option', ['lr', 'augments=[dict(type=Mixup,alpha=0.8)]', 'model.scale=(64,64']
 )
 def test_options_that_cannot_be_read_are_named(option, capsys):
     with pytest.raises(SystemExit) as ended:
-        train_entry.main([str(DETECTOR), '--cfg-options', 'lr=1e-4', option])
+        train_entry.main([str(DETECTOR), '--cfg-options', 'randomness.seed=1', option])
     assert ended.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert f'argument --cfg-options: {option!r} cannot be read: write KEY=VALUE' in line
 
 
-def test_options_that_do_not_fit_are_named(capsys):
-    line = refusal(
-        train_entry.main, DETECTOR, '--cfg-options', 'vis_backends.3.type=X', capsys=capsys
-    )
-    assert f'--cfg-options vis_backends.3.type do not fit {DETECTOR}: ' in line
+@pytest.mark.parametrize('options', ['param_scheduler.3.type=X', 'resume.x=1', 'model=3 model.x=4'])
+def test_options_that_do_not_fit_are_named(options, capsys):
+    line = refusal(train_entry.main, DETECTOR, '--cfg-options', *options.split(), capsys=capsys)
+    names = ', '.join(option.partition('=')[0] for option in options.split())
+    assert f'--cfg-options {names} do not fit {DETECTOR}: ' in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision works with a GPU')

@@ -12,7 +12,7 @@ from mmdmformer.analysis.schedule import compute_schedule, gpus_in_name
 from mmdmformer.analysis.schedule_report import format_schedule, plot_schedule
 from mmdmformer.engine import runtime
 from mmdmformer.engine.batch_size import enable_auto_scale_lr
-from mmdmformer.engine.variables import CfgOptions
+from mmdmformer.engine.overrides import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmdmformer.checkpoints import fold_checkpoint
 from mmdmformer.engine import runtime
 from mmdmformer.engine.model import build_model
-from mmdmformer.engine.variables import CfgOptions
+from mmdmformer.engine.overrides import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,7 +17,7 @@ from mmdmformer.analysis.cam_targets import Request, check_request
 from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.analysis.pictures import make_grid, read_image
 from mmdmformer.engine import runtime
-from mmdmformer.engine.variables import CfgOptions
+from mmdmformer.engine.overrides import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
