@@ -5,6 +5,7 @@ from .batch_size import BatchSizeHook
 from .checkpoint import SafeCheckpointHook
 from .drawing import DrawPredictionsHook
 from .non_finite import NonFiniteHook
+from .norm_statistics import SyncNormStatisticsHook
 from .resume import ResumeHook
 from .signals import SignalHook
 from .tta import AverageUnderTTAHook
@@ -18,5 +19,6 @@ __all__ = [
     'ResumeHook',
     'SafeCheckpointHook',
     'SignalHook',
+    'SyncNormStatisticsHook',
     'UnreadableImagesHook',
 ]
