@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, RandomSampler
 
 from mmdmformer.engine import ResumableIterLoop  # noqa: F401  (registers)
 
@@ -28,6 +28,13 @@ class Numbers(Dataset):
 
     def __getitem__(self, index):
         return dict(inputs=torch.tensor([float(index)]))
+
+
+class Unordered(RandomSampler):
+    """torch's, which knows no epoch."""
+
+    def __init__(self, dataset, seed=None):
+        super().__init__(dataset)
 
 
 class Model(BaseModel):
@@ -50,17 +57,23 @@ class Recorder(Hook):
         self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
 
 
-def train(folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_epoch=True):
+def train(
+    folder, length, batch=4, images=IMAGES, resume=False, stop=None, by_epoch=True, sampler=None
+):
     """Train, and tell samples and rates of the steps, and the log."""
     recorder = Recorder()
     loop, unit = ('Epoch', 'epochs') if by_epoch else ('Iter', 'iters')
-    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    sampler = sampler or dict(
+        type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True
+    )
+    dataset = Numbers(images)
+    if 'MultiSource' in str(sampler['type']):
+        dataset = ConcatDataset([dataset, Numbers(images)])
     runner = Runner(
         Model(),
         str(folder),
         train_dataloader=dict(
-            dataset=Numbers(images), batch_size=batch, num_workers=0,
-            sampler=dict(type=sampler, shuffle=True),
+            dataset=dataset, batch_size=batch, num_workers=0, sampler=sampler,
         ),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         param_scheduler=dict(
@@ -160,3 +173,22 @@ def test_plain_mmengine_hands_over_and_takes_over(tmp_path):
     torch.save(content, path)
     rest, _, log = train(tmp_path, 2, batch=8, resume=True)
     assert [len(batch) for batch in rest] == [8, 8, 8]
+
+
+def test_a_sampler_that_cannot_go_on_is_named(tmp_path):
+    samplers = pytest.importorskip('mmdet.datasets.samplers')
+    several = dict(type=samplers.MultiSourceSampler, batch_size=4, source_ratio=[1, 3], seed=5)
+    for sampler, by_epoch, named in (
+        (several, False, True),
+        (dict(type=Unordered), True, True),
+        (None, False, False),
+        (None, True, False),
+    ):
+        folder = tmp_path / f'{sampler and sampler["type"].__name__}{by_epoch}'
+        length = 3 if by_epoch else 9
+        options = dict(by_epoch=by_epoch, sampler=sampler)
+        train(folder, length, stop=7, **options)
+        _, _, log = train(folder, length, resume=True, **options)
+        name = sampler['type'].__name__ if sampler else ''
+        expected = f'{name} cannot go on in the middle: the run goes on after iteration 7 with'
+        assert (expected in log) == named
