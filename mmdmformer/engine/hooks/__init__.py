@@ -6,6 +6,7 @@ from .checkpoint import SafeCheckpointHook
 from .drawing import DrawPredictionsHook
 from .non_finite import NonFiniteHook
 from .norm_statistics import SyncNormStatisticsHook
+from .optimizer_mode import OptimizerModeHook
 from .resume import ResumeHook
 from .signals import SignalHook
 from .tta import AverageUnderTTAHook
@@ -16,6 +17,7 @@ __all__ = [
     'BatchSizeHook',
     'DrawPredictionsHook',
     'NonFiniteHook',
+    'OptimizerModeHook',
     'ResumeHook',
     'SafeCheckpointHook',
     'SignalHook',
