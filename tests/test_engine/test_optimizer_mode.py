@@ -1,19 +1,24 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Schedule-free optimizers: what is saved is what is evaluated, and a resumed run is the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdmformer.analysis.schedule import compute_schedule
 from mmdmformer.engine import OptimizerModeHook, ResumableIterLoop  # noqa: F401  (registers)
 
 schedulefree = pytest.importorskip('schedulefree')
 
 SETTINGS = dict(lr=0.05, weight_decay=0.01)
 STEPS, STOP = 7, 4
+MINI = Path(__file__).parents[2] / 'configs/mini'
 
 
 class Data(torch.utils.data.Dataset):
@@ -86,3 +91,11 @@ def test_weights_are_those_of_evaluation_and_resumption_changes_nothing(tmp_path
         torch.testing.assert_close(whole[name], expected, rtol=1e-4, atol=1e-5)
         assert (whole[name] - training[name]).abs().max() > 1e-3
         assert torch.equal(run[name], whole[name])
+
+
+def test_its_rates_can_be_shown():
+    cfg = Config.fromfile(MINI / 'dmformer-nano_mini-imagenet.py')
+    optimizer = dict(_delete_=True, type='schedulefree.AdamWScheduleFree', lr=0.01)
+    cfg.merge_from_dict({'optim_wrapper.optimizer': optimizer, 'param_scheduler': None})
+    rates = compute_schedule(cfg, images=(40, 'given'), quiet=True).values['learning rate']
+    assert set(rates.flatten()) == {0.01}
