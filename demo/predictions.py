@@ -127,7 +127,7 @@ class Predictor:
         result = self.inferencer(path, return_vis=True)
         labels, counts = np.unique(result['predictions'], return_counts=True)
         shares = [
-            f'{self._class_name(labels[i])} {counts[i] / counts.sum():.1%}'
+            f'{self._class_name(int(labels[i]))} {counts[i] / counts.sum():.1%}'
             for i in np.argsort(-counts)
         ]
         return Prediction(', '.join(shares), Image.fromarray(result['visualization']))

@@ -10,7 +10,5 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
-# Each GPU keeps its own batch norm statistics while training; validation uses their mean.
-custom_hooks = [dict(type='SyncBuffersHook')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=_base_.vis_backends)
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)

@@ -27,5 +27,7 @@ default_hooks = dict(
     # SIGTERM and SIGUSR1 of a scheduler: save, and end with code 75
     signals=dict(type='SignalHook'),
     batch_size=dict(type='BatchSizeHook'),
+    # batch norm statistics are the mean of those of all GPUs, wherever they are saved or used
+    norm_statistics=dict(type='SyncNormStatisticsHook'),
     average_under_tta=dict(type='AverageUnderTTAHook'),
 )

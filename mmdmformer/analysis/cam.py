@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from ..checkpoints import find_backbones
 from ..engine.runtime import UsageError, check_checkpoint
 from .cam_targets import KINDS, Request, Target
 from .loaded_model import UNTRAINED, LoadedModel, prepare_image
@@ -185,23 +186,23 @@ class _Recorder:
         self.outputs[name] = output.shape if isinstance(output, Tensor) else type(output)
 
     def default_layer(self, image_size: tuple[int, int]) -> str:
-        in_backbone = [n for n in self.outputs if n.startswith('backbone.')]
+        backbones = find_backbones(self.model)
+        prefixes = tuple(f'{name}.' for name in backbones)
+        in_backbone = [n for n in self.outputs if n.startswith(prefixes)]
         maps = [n for n in in_backbone if self._grid(n, image_size) is not None]
         if not maps:
             raise UsageError(
                 'no layer of the backbone has a map of the image: give one by --layer.'
             )
         _, _, extra = self._grid(maps[-1], image_size)
-        if extra and self._reads_class_token():
+        if extra and any(
+            _reads_class_token(backbone)
+            for name, backbone in backbones.items()
+            if maps[-1].startswith(f'{name}.')
+        ):
             norms = [n for n in maps if n.count('.') > 1 and n.split('.')[-1] in FIRST_NORMS]
             return (norms or maps)[-1]
         return maps[-1]
-
-    def _reads_class_token(self) -> bool:
-        backbone = self.model.backbone
-        return bool(getattr(backbone, 'cls_token', None) is True) or (
-            getattr(backbone, 'out_type', None) == 'cls_token'
-        )
 
     def check(self, name: str, image_size: tuple[int, int]) -> None:
         """Raise a UsageError unless the layer ran and gave a map."""
@@ -221,6 +222,12 @@ class _Recorder:
     def _grid(self, name: str, image_size: tuple[int, int]) -> tuple[int, int, int] | None:
         shape = self.outputs.get(name)
         return find_grid(shape, image_size) if isinstance(shape, torch.Size) else None
+
+
+def _reads_class_token(backbone: nn.Module) -> bool:
+    return getattr(backbone, 'cls_token', None) is True or (
+        getattr(backbone, 'out_type', None) == 'cls_token'
+    )
 
 
 def find_grid(shape: Sequence[int], image_size: tuple[int, int]) -> tuple[int, int, int] | None:

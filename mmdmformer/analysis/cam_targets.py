@@ -130,7 +130,19 @@ class Explained(nn.Module):
 
 
 class Classifier(Explained):
-    """Class scores before the softmax."""
+    """Class scores before the softmax, or before the sigmoid if there are several labels."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        from mmpretrain.models import BaseClassifier, MultiLabelClsHead
+
+        super().__init__(loaded)
+        if not isinstance(self.model, BaseClassifier):
+            raise UsageError(
+                f'a {type(self.model).__name__} has no scores of classes to explain: take a '
+                'classifier.'
+            )
+        head = getattr(self.model, 'head', None)
+        self.several_labels = isinstance(head, MultiLabelClsHead)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images of shape (1, 3, H, W) to scores of shape (1, classes)."""
@@ -140,7 +152,8 @@ class Classifier(Explained):
         """The wanted class, or the one with the highest score."""
         wanted = self._wanted_class(request, len(scores))
         index = int(scores.argmax()) if wanted is None else wanted
-        percent = 100 * scores.softmax(0)[index].item()
+        shares = scores.sigmoid() if self.several_labels else scores.softmax(0)
+        percent = 100 * shares[index].item()
         return Target(f'{self._class_name(index)} {percent:.1f} %', lambda out: out[index])
 
 
@@ -149,7 +162,12 @@ class Segmentor(Explained):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images of shape (1, 3, H, W) to scores of shape (1, classes, height, width)."""
-        (sample,) = self.model.predict(inputs, self.samples)
+        logits = self.model.inference(inputs, [sample.metainfo for sample in self.samples])
+        if logits.shape[1] == 1:
+            # The two scores whose greater one says on which side of the threshold it is.
+            border = torch.tensor(self.model.decode_head.threshold).logit()
+            logits = torch.cat((2 * border - logits, logits), 1)
+        (sample,) = self.model.postprocess_result(logits, self.samples)
         return sample.seg_logits.data[None]
 
     def choose(self, scores: Tensor, request: Request) -> Target | None:
@@ -183,18 +201,25 @@ class Segmentor(Explained):
 class Detector(Explained):
     """Scores of the boxes that are found, by falling score.
 
-    A two-stage detector's are what it predicts. A one-stage detector
-    cuts its predictions off from the gradients, and so they are searched
-    among the scores of its head, there before the sigmoid.
+    A detector's with a second stage or with queries are what it predicts. A
+    dense head cuts its predictions off from the gradients, and so they are
+    searched among its scores, there before the sigmoid.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images of shape (1, 3, H, W) to scores of shape (1, boxes)."""
-        if hasattr(self.model, 'roi_head'):
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+        head = getattr(self.model, 'bbox_head', None)
+        if not isinstance(head, BaseDenseHead):
             (sample,) = self.model.predict(inputs, self.samples, rescale=False)
+            if 'pred_instances' not in sample:
+                raise UsageError(
+                    f'this {type(self.model).__name__} predicts no objects whose scores could be '
+                    'explained: test with --cfg-options model.test_cfg.instance_on=True.'
+                )
             self.found = sample.pred_instances
             return self.found.scores[None]
-        head = self.model.bbox_head
         outputs = head(self.model.extract_feat(inputs))
         metas = [sample.metainfo for sample in self.samples]
         (self.found,) = head.predict_by_feat(*outputs, batch_img_metas=metas)

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
-from ..checkpoints import load_complete
+from ..checkpoints import load_complete, predicting_model
 from ..engine.model import build_model, toolbox_of, without_init_log
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .pictures import read_image
@@ -81,6 +81,7 @@ def load_model(
         meta = load_complete(model, checkpoint).get('meta', {})
         known = {key.lower(): value for key, value in meta.get('dataset_meta', {}).items()}
         classes = known.get('classes') or meta.get('CLASSES') or classes
+    model = predicting_model(model)
     model.eval()
     return LoadedModel(Path(config).stem, cfg, model, list(classes or ()), task)
 

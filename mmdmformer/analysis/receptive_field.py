@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..checkpoints import find_backbones
 from ..engine.model import without_init_log
 from ..engine.runtime import UsageError
 from .loaded_model import TASKS, UNTRAINED, load_model
@@ -90,7 +91,10 @@ def build_backbone(spec: str, checkpoint: str = UNTRAINED) -> nn.Module:
         (128,)
     """
     if spec.endswith('.py'):
-        return load_model(spec, checkpoint).model.backbone
+        backbones = find_backbones(load_model(spec, checkpoint).model)
+        if not backbones:
+            raise UsageError(f'the model of {spec} has no backbone: give another config.')
+        return next(iter(backbones.values()))
     if checkpoint != UNTRAINED:
         raise UsageError(f'{checkpoint} needs a config before it, not {spec}: give its config.')
     name, arguments = _parse_call(spec)

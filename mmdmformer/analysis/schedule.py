@@ -229,6 +229,8 @@ class _Planner(Runner):
         values = np.empty((len(QUANTITIES), len(groups), loop.max_iters))
         epoch_length = loop.max_iters // loop.max_epochs  # a loop over iterations is one epoch
         hook = ParamSchedulerHook()
+        if hasattr(self.optim_wrapper.optimizer, 'train'):
+            self.optim_wrapper.optimizer.train()  # those without a schedule refuse a step else
         self.optim_wrapper.step()  # schedulers warn if they come before the optimiser
         with Progress(disable=quiet) as progress:
             for i in progress.track(range(loop.max_iters), description='stepping'):

@@ -2,6 +2,7 @@
 """Everything that reads, checks, converts or writes weights."""
 
 from ..compat.checkpoint import CheckpointError
+from .backbones import deploy_options, find_backbones, predicting_model
 from .checking import check_intact, complete_weights, load_complete
 from .converting import convert_checkpoint, fold_checkpoint
 from .pretrained import CheckedPretrainedInit
@@ -18,11 +19,14 @@ __all__ = [
     'choose_weights',
     'complete_weights',
     'convert_checkpoint',
+    'deploy_options',
+    'find_backbones',
     'find_checkpoint',
     'find_weights',
     'fold_checkpoint',
     'load_complete',
     'point_to',
+    'predicting_model',
     'publish',
     'read_checkpoint',
     'write_checkpoint',

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from .backbones import find_backbones
 from .checking import load_complete
 from .reading import read_checkpoint
 from .writing import write_checkpoint
@@ -37,10 +38,10 @@ def convert_checkpoint(
 
 
 def fold_checkpoint(model: nn.Module, checkpoint: str, out: str | Path) -> None:
-    """Write a checkpoint with the backbone's norms folded.
+    """Write a checkpoint with the norms of the backbones folded, wherever these are in the model.
 
-    Only weights are kept, no state of an optimizer. The config reads it with
-    ``model.backbone.deploy=True``.
+    Only weights are kept, no state of an optimizer. The config reads it with ``deploy=True`` of
+    the backbone.
 
     Args:
         model (nn.Module): Model of any toolbox, as its config builds it; it is folded with the
@@ -53,17 +54,20 @@ def fold_checkpoint(model: nn.Module, checkpoint: str, out: str | Path) -> None:
         ValueError: If the backbone has no folded form, or cannot be folded.
     """
     model.eval()
-    backbone = getattr(model, 'backbone', None)
-    if not hasattr(backbone, 'switch_to_deploy'):
+    backbones = find_backbones(model, 'switch_to_deploy').values()
+    if not backbones:
+        found = ', '.join(type(part).__name__ for part in find_backbones(model).values())
         raise ValueError(
-            f'a {type(model).__name__} with {type(backbone).__name__} has no folded form: give the '
+            f'a {type(model).__name__} with {found or "no backbone"} has no folded form: give the '
             'config of a DMFormer.'
         )
-    if backbone.deploy:
-        raise ValueError(
-            f'the {type(backbone).__name__} of this config is folded already: leave deploy out.'
-        )
+    for backbone in backbones:
+        if backbone.deploy:
+            raise ValueError(
+                f'the {type(backbone).__name__} of this config is folded already: leave deploy out.'
+            )
     content = load_complete(model, checkpoint)
-    backbone.switch_to_deploy()
+    for backbone in backbones:
+        backbone.switch_to_deploy()
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     write_checkpoint(dict(meta=dict(meta), state_dict=model.state_dict()), out)

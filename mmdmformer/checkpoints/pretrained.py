@@ -27,8 +27,8 @@ class CheckedPretrainedInit:
     Args:
         checkpoint (str, optional): File or URL. None trains from scratch, and
             says so in the log. Defaults to None.
-        prefix (str, optional): Prefix of the names in the checkpoint. None
-            finds it. Defaults to None.
+        prefix (str, optional): Prefix of the names in the checkpoint, with or
+            without its dot. None finds it. Defaults to None.
         allow_partial (bool): Whether to load what fits, list the rest in the
             log, and go on. Defaults to False.
         map_location (str): Device to load to. Defaults to 'cpu'.
@@ -102,6 +102,8 @@ class CheckedPretrainedInit:
         weights = find_weights(content)
         names = module.state_dict().keys()
         prefix = self.prefix if self.prefix is not None else self._find_prefix(names, weights)
+        if prefix and not prefix.endswith('.'):
+            prefix += '.'
         return {
             name.removeprefix(prefix): value
             for name, value in weights.items()

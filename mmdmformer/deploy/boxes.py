@@ -4,7 +4,8 @@
 It gives what mmdet's ``predict_by_feat`` gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,21 +48,48 @@ def _(boxes, scores, iou_threshold, score_threshold, max_per_image):
     return boxes.new_empty((count, 2), dtype=torch.int64)
 
 
+_NMS_KEYS = (
+    'iou_threshold',
+    'class_agnostic',
+    'max_num',
+    'offset',
+    'score_threshold',
+    'split_thr',  # how mmcv saves memory, with the same result
+)
+_NO_LIMIT = 2**31 - 1
+
+
 class BoxDecoder(nn.Module):
     """From the maps of a RetinaNet's head to boxes.
 
     Args:
         head (nn.Module): mmdet's ``RetinaHead`` with its ``test_cfg``.
+
+    Raises:
+        ValueError: If its ``test_cfg`` asks for what ONNX has no operator for.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.num_classes = head.cls_out_channels
-        self.priors, self.coder, self.test_cfg = (
-            head.prior_generator,
-            head.bbox_coder,
-            head.test_cfg,
-        )
+        self.softmax = not head.use_sigmoid_cls
+        self.priors, self.coder = head.prior_generator, head.bbox_coder
+        cfg = head.test_cfg
+        # What is left out has mmdet's default.
+        self.nms_pre, self.max_per_img = cfg.get('nms_pre', -1), cfg.max_per_img
+        self.score_thr = float(cfg.get('score_thr', 0))
+        self.min_bbox_size = cfg.get('min_bbox_size', -1)
+        if min(self.nms_pre, self.max_per_img) < -1:
+            raise ValueError(
+                f'model.test_cfg with nms_pre={self.nms_pre} and max_per_img={self.max_per_img} '
+                'cannot be exported: give each as the largest number of boxes, or as -1.'
+            )
+        nms = _nms_settings(cfg.nms)
+        self.iou_threshold = float(nms['iou_threshold'])
+        self.nms_thr = max(self.score_thr, float(nms.get('score_threshold', 0)))
+        self.class_agnostic = bool(nms.get('class_agnostic', False))
+        limits = [self.max_per_img, nms.get('max_num') or -1]
+        self.limit = min((n for n in limits if n >= 0), default=_NO_LIMIT)
 
     def forward(
         self, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
@@ -85,35 +113,68 @@ class BoxDecoder(nn.Module):
             self._best_of_level(*level, size) for level in zip(scores, deltas, anchors, strict=True)
         ]
         corners, score, label = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
-        # Boxes of different classes do not suppress each other, as they are moved apart.
-        offset = label.to(corners.dtype) * (corners.amax((1, 2)) + 1)[:, None]
-        kept = batched_nms(
-            corners + offset[..., None],
-            score,
-            float(self.test_cfg.nms.iou_threshold),
-            float(self.test_cfg.score_thr),
-            int(self.test_cfg.max_per_img),
-        )
+        moved = corners
+        if not self.class_agnostic:
+            # Boxes of different classes do not suppress each other, as they are moved apart.
+            offset = label.to(corners.dtype) * (corners.amax((1, 2)) + 1)[:, None]
+            moved = corners + offset[..., None]
+        kept = batched_nms(moved, score, self.iou_threshold, self.nms_thr, self.limit)
         image, box = kept.unbind(1)
+        if self.max_per_img == -1:
+            # mmdet slices by it, which leaves out the last box of each image.
+            end = torch.full_like(image[:1], -1)
+            followed = image == torch.cat((image[1:], end))
+            image, box = image[followed], box[followed]
         return corners[image, box], score[image, box], label[image, box], image
 
     def _best_of_level(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = scores.shape[0]
-        scores = scores.permute(0, 2, 3, 1).reshape(batch, -1).sigmoid()
+        scores = scores.permute(0, 2, 3, 1).reshape(batch, -1, self.num_classes)
+        scores = scores.softmax(-1)[..., :-1] if self.softmax else scores.sigmoid()
+        num_classes, scores = scores.shape[-1], scores.reshape(batch, -1)
         deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        # Small maps have less than nms_pre scores; those in their place are below any threshold.
-        filler = scores.new_full((1, self.test_cfg.nms_pre), -1).expand(batch, -1)
-        score, place = torch.cat((scores, filler), 1).topk(self.test_cfg.nms_pre)
-        anchor, label = place // self.num_classes, place % self.num_classes
+        if self.nms_pre < 0:
+            score, place = scores.sort(1, descending=True)
+            # mmdet slices by it, which leaves out the worst of those above the threshold.
+            last = (score > self.score_thr).sum(1, keepdim=True) + self.nms_pre
+            rank = torch.arange(scores.shape[1], device=scores.device)
+            score = score.masked_fill(rank >= last, -1)
+        else:
+            # Small maps have fewer scores; those in their place are below any threshold.
+            filler = scores.new_full((1, self.nms_pre), -1).expand(batch, -1)
+            score, place = torch.cat((scores, filler), 1).topk(self.nms_pre)
+        anchor, label = place // num_classes, place % num_classes
         anchor = anchor.clamp(max=anchors.shape[0] - 1)
         deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(anchors[anchor].flatten(0, 1), deltas.flatten(0, 1))
-        # The coder would clip in place, which exporters do not follow.
-        height, width = size
-        columns, rows = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
-        boxes = torch.stack((columns, rows), 2).reshape(batch, -1, 4)
-        sides = boxes[..., 2:] - boxes[..., :2]
-        too_small = (sides <= self.test_cfg.min_bbox_size).any(-1)
-        return boxes, score.masked_fill(too_small, -1), label
+        if self.coder.clip_border:  # in place, the coder would, which exporters do not follow
+            height, width = size
+            columns, rows = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+            boxes = torch.stack((columns, rows), 2).reshape(batch, -1, 4)
+        boxes = boxes.reshape(batch, -1, 4)
+        if self.min_bbox_size >= 0:
+            sides = boxes[..., 2:] - boxes[..., :2]
+            score = score.masked_fill((sides <= self.min_bbox_size).any(-1), -1)
+        return boxes, score, label
+
+
+def _nms_settings(nms: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of ``test_cfg.nms``, or a ValueError on what ONNX has no operator for."""
+    if nms is None:
+        return dict(iou_threshold=1.0)  # none is suppressed
+    settings = dict(nms)
+    if 'iou_thr' in settings:  # its old name
+        settings['iou_threshold'] = settings.pop('iou_thr')
+    kind = settings.pop('type', 'nms')
+    strange = [f'type={kind!r}'] if kind != 'nms' else []
+    strange += [f'{key}={value!r}' for key, value in settings.items() if key not in _NMS_KEYS]
+    strange += ['offset=1'] if settings.get('offset') else []
+    if strange:
+        raise ValueError(
+            f'model.test_cfg.nms has {strange[0]}, which cannot be exported, as ONNX has no '
+            "operator for it: test with dict(type='nms', iou_threshold=...), or export the maps "
+            'of the head with --raw.'
+        )
+    return settings

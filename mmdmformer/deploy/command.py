@@ -58,7 +58,8 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
         nargs='+',
         default=[],
         metavar='FILE',
-        help="photographs to compare on (default: scikit-learn's two)",
+        help="pictures to compare on (default: the config's first four for testing, or two of "
+        'scikit-learn where they are not present)',
     )
     parser.add_argument(
         '--tolerance',
@@ -80,7 +81,7 @@ def run(
     load: Callable[[Path], verify.Run],
     runtime_name: str,
 ) -> None:
-    """Export, compare with PyTorch, and time both.
+    """Export, compare with the toolbox's own predictions, and time beside PyTorch.
 
     Args:
         args (argparse.Namespace): Arguments of :func:`parser`.
@@ -93,21 +94,19 @@ def run(
             exported computes something else; no file is written then.
     """
     runtime.check_checkpoint(args.checkpoint)
-    photographs = verify.read_photographs(args.images)
     cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
+    photographs = verify.read_photographs(args.images or verify.pictures_of_test(cfg))
     out = Path(args.out)
     partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
     try:
-        # What is compared with is neither folded nor traced.
-        plain, network = (
-            build_network(cfg, args.checkpoint, args.backbone, args.raw, fold)
-            for fold in (False, True)
-        )
+        options = dict(backbone_only=args.backbone, raw=args.raw)
+        predict = verify.toolbox_model(cfg, args.checkpoint, **options)
+        network = build_network(cfg, args.checkpoint, **options)
         print(f'exporting {type(network).__name__} ...', flush=True)
         export(network, partial, metadata(cfg))
         loaded = load(partial)
         for comparison in verify.compare(
-            plain, loaded, args.sizes, args.batches, photographs, args.tolerance
+            predict, network, loaded, args.sizes, args.batches, photographs, args.tolerance
         ):
             print(comparison, flush=True)
         os.replace(partial, out)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..checkpoints import load_complete
+from ..checkpoints import find_backbones, load_complete, predicting_model
 from ..engine.model import build_model, toolbox_of
-from ..registry import type_name
 from .resampling import make_exportable
 
 STAGES = (0, 1, 2, 3)
+_CLASSIFIER_HEADS = ('LinearClsHead', 'MultiLabelLinearClsHead')
 _FIXED_TO_A_SIZE = (
     'ConvSwin',
     'DynamicSwin',
@@ -30,8 +30,8 @@ _FIXED_TO_A_SIZE = (
 class Network(nn.Module):
     """A network from pixels to results; a base of those below.
 
-    The normalisation is part of it, so that whoever calls it needs no numbers
-    of the config.
+    Normalization and padding are part of it, so that whoever calls it needs
+    no numbers of the config.
 
     Args:
         model (nn.Module): The model of a config, in evaluation mode.
@@ -42,14 +42,17 @@ class Network(nn.Module):
             They differ, which keeps exporters from taking one for the other,
             and leave no map one pixel high or wide, which torch.export would
             take for the rule.
+        counts (str | None): What there must be enough of in the pictures of a
+            comparison.
     """
 
     output_names: Sequence[str]
     example_sides = (64, 96)
+    counts: str | None = None
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone = model.backbone
+        self.backbone = first_backbone(model)
         preprocessor = model.data_preprocessor
         # Each toolbox has its own name for the conversion of what it loads, which is BGR.
         self.takes_rgb = any(
@@ -59,10 +62,16 @@ class Network(nn.Module):
         for name, default in (('mean', torch.zeros(3)), ('std', torch.ones(3))):
             values = getattr(preprocessor, name, default)
             self.register_buffer(name, values.flatten()[:, None, None].float())
+        self.divisor, self.pad_value = _padding(preprocessor)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Prepare RGB values from 0 to 255 as the config says."""
-        return ((images if self.takes_rgb else images.flip(1)) - self.mean) / self.std
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalize and pad RGB values from 0 to 255 as the config says."""
+        images = ((images if self.takes_rgb else images.flip(1)) - self.mean) / self.std
+        if self.divisor == 1:
+            return images
+        height, width = images.shape[2:]
+        sides = (0, -width % self.divisor, 0, -height % self.divisor)
+        return F.pad(images, sides, value=self.pad_value)
 
     def example(self) -> Tensor:
         """Make images to export with, of shape (2, 3, H, W)."""
@@ -70,7 +79,16 @@ class Network(nn.Module):
 
     def extract(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the stages' maps of RGB values from 0 to 255."""
-        return self.backbone(self.normalise(images))
+        return self.backbone(self.prepare(images))
+
+    def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Turn the outputs into what the toolbox's model predicts."""
+        return outputs
+
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """What the toolbox's model gives for a batch of its data loader, as :meth:`results`."""
+        raise NotImplementedError
 
 
 class Stages(Network):
@@ -81,6 +99,11 @@ class Stages(Network):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images of shape (B, 3, H, W) to maps of shape (B, C_i, H_i, W_i)."""
         return tuple(self.extract(images))
+
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """The backbone's maps of what the model's data preprocessor gives."""
+        return first_backbone(model)(model.data_preprocessor(data, False)['inputs'])
 
 
 class Classifier(Network):
@@ -97,13 +120,25 @@ class Classifier(Network):
         features = self.extract(images)
         if self.neck is not None:
             features = self.neck(features)
-        return self.head.fc(self.head.pre_logits(features))
+        return self.head(features)
+
+    def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The scores of the logits, for one class of an image or for several."""
+        (logits,) = outputs
+        several = type(self.head).__name__ == 'MultiLabelLinearClsHead'
+        return (logits.sigmoid() if several else logits.softmax(1),)
+
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """The scores of the classes."""
+        return (torch.stack([sample.pred_score for sample in model.test_step(data)]),)
 
 
 class Segmentor(Network):
-    """The logits of a segmentor at the size of the images, and the best classes."""
+    """The logits of a segmentor at the size of the images, and the classes of the pixels."""
 
     output_names = ('logits', 'labels')
+    counts = 'pixels of objects'
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -113,11 +148,29 @@ class Segmentor(Network):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images of shape (B, 3, H, W) to (B, classes, H, W) and (B, H, W)."""
-        logits = self.head(self.neck(self.extract(images)))
+        height, width = images.shape[2:]
+        padded = self.prepare(images)
+        logits = self.head(self.neck(self.backbone(padded)))
         logits = F.interpolate(
-            logits, images.shape[2:], mode='bilinear', align_corners=self.head.align_corners
+            logits, padded.shape[2:], mode='bilinear', align_corners=self.head.align_corners
         )
+        if self.divisor != 1:
+            logits = logits[..., :height, :width]
+        if self.head.out_channels == 1:  # two classes, told apart by a threshold
+            return logits, (logits.sigmoid() > self.head.threshold)[:, 0].long()
         return logits, logits.argmax(1)
+
+    def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The logits, or the scores of a single channel, and the labels."""
+        logits, labels = outputs
+        return logits.sigmoid() if self.head.out_channels == 1 else logits, labels
+
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """The logits or scores, and the labels."""
+        samples = model.test_step(data)
+        labels = torch.cat([sample.pred_sem_seg.data for sample in samples])
+        return torch.stack([sample.seg_logits.data for sample in samples]), labels.long()
 
 
 class RetinaMaps(Network):
@@ -128,7 +181,6 @@ class RetinaMaps(Network):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.neck, self.head = model.neck, model.bbox_head
-        self.divisor = model.data_preprocessor.pad_size_divisor
         levels = range(self.neck.num_outs)
         self.output_names = (*(f'scores_{i}' for i in levels), *(f'deltas_{i}' for i in levels))
 
@@ -139,16 +191,19 @@ class RetinaMaps(Network):
 
     def maps(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The same in two lists."""
-        height, width = images.shape[2:]
-        # As mmdet pads: after the normalisation, at the right and at the bottom.
-        padded = F.pad(
-            self.normalise(images), (0, -width % self.divisor, 0, -height % self.divisor)
-        )
-        return self.head(self.neck(self.backbone(padded)))
+        return self.head(self.neck(self.extract(images)))
+
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """The maps of the model's head."""
+        scores, deltas = model(**model.data_preprocessor(data, False), mode='tensor')
+        return *scores, *deltas
 
 
 class RetinaBoxes(RetinaMaps):
     """The boxes of a RetinaNet."""
+
+    counts = 'boxes'
 
     def __init__(self, model: nn.Module) -> None:
         from .boxes import BoxDecoder
@@ -162,52 +217,92 @@ class RetinaBoxes(RetinaMaps):
         height, width = images.shape[2:]
         return self.decoder(*self.maps(images), (height, width))
 
+    @staticmethod
+    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+        """The corners, scores and labels of the boxes, and the image of each."""
+        found = [sample.pred_instances for sample in model.test_step(data)]
+        parts = [torch.cat([each[k] for each in found]) for k in ('bboxes', 'scores', 'labels')]
+        return *parts, torch.cat([torch.full((len(each),), i) for i, each in enumerate(found)])
 
-def build_network(
-    cfg: Config,
-    checkpoint: str,
-    backbone_only: bool = False,
-    raw: bool = False,
-    fold: bool = True,
-) -> Network:
-    """Build a config's model as a network for export, with the weights of a checkpoint.
+
+def _padding(preprocessor: nn.Module) -> tuple[int, float]:
+    """To which multiple of pixels the toolbox pads a tested image, and with what."""
+    if hasattr(preprocessor, 'size_divisor'):  # mmseg, whose own divisor is for training
+        settings = preprocessor.test_cfg or {}
+        if settings.get('size') is not None:
+            raise ValueError(
+                f'model.data_preprocessor.test_cfg.size={tuple(settings["size"])} pads to one '
+                'size, and an exported network is for any: test with size_divisor instead.'
+            )
+        return settings.get('size_divisor') or 1, preprocessor.pad_val
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+    return divisor, getattr(preprocessor, 'pad_value', 0)
+
+
+def load_model(
+    cfg: Config, checkpoint: str, backbone_only: bool = False, raw: bool = False
+) -> tuple[type[Network], nn.Module]:
+    """Build a config's model with the weights of a checkpoint, as its toolbox does.
 
     Args:
         cfg (Config): Config of the model.
         checkpoint (str): Its checkpoint, .pth or .safetensors.
-        backbone_only (bool): Whether to build the backbone alone, with all
+        backbone_only (bool): Whether to export the backbone alone, with all
             stages as outputs. Defaults to False.
         raw (bool): Whether a detector gives the maps of its head instead of
             boxes. Defaults to False.
-        fold (bool): Whether to fold the backbone's norms where it can.
-            Defaults to True.
 
     Returns:
-        Network: In evaluation mode.
+        tuple[type[Network], nn.Module]: What it is exported as, and the model,
+        in evaluation mode.
 
     Raises:
         ValueError: If the model cannot be exported, or an option does not fit
             it.
         CheckpointError: If the checkpoint does not fit.
     """
-    cfg = cfg.copy()
-    _check_backbone(cfg)
-    kind = Stages if backbone_only else _kind(cfg, raw)
+    model = build_model(cfg)
+    tested = predicting_model(model)
+    _check_backbone(cfg, tested)
+    kind = Stages if backbone_only else _kind(cfg, tested, raw)
     if raw and not issubclass(kind, RetinaMaps):
         raise ValueError(
-            f'--raw is for a RetinaNet, and {_name(cfg)} has a {type_name(cfg.model.type)}.'
+            f'--raw is for a RetinaNet, and {_name(cfg)} has a {type(tested).__name__}.'
         )
-    if backbone_only:
-        cfg.model.backbone.out_indices = STAGES
-    model = build_model(cfg).eval()
     load_complete(model, checkpoint)
-    if fold and hasattr(model.backbone, 'switch_to_deploy'):
-        model.backbone.switch_to_deploy()
+    tested.eval()  # of some models it returns nothing
+    if backbone_only:
+        first_backbone(tested).out_indices = STAGES
+    return kind, tested
+
+
+def build_network(
+    cfg: Config, checkpoint: str, backbone_only: bool = False, raw: bool = False
+) -> Network:
+    """Build a config's model as a network for export, with the backbone's norms folded.
+
+    Arguments and errors are those of :func:`load_model`.
+
+    Returns:
+        Network: In evaluation mode.
+    """
+    kind, model = load_model(cfg, checkpoint, backbone_only, raw)
+    backbone = first_backbone(model)
+    if hasattr(backbone, 'switch_to_deploy'):
+        backbone.switch_to_deploy()
     return kind(model).eval().requires_grad_(False)
 
 
-def _check_backbone(cfg: Config) -> None:
-    name = type_name(cfg.model.backbone.type)
+def first_backbone(model: nn.Module) -> nn.Module:
+    """A model's backbone, wherever it is; of several the first that is trained."""
+    backbones = list(find_backbones(model).values())
+    if not backbones:
+        raise ValueError(f'a {type(model).__name__} has no backbone that could be exported.')
+    return backbones[0]
+
+
+def _check_backbone(cfg: Config, model: nn.Module) -> None:
+    name = type(first_backbone(model)).__name__
     if name in _FIXED_TO_A_SIZE:
         raise ValueError(
             f'{_name(cfg)} has the backbone {name}, which cannot be exported, as the windows and '
@@ -216,14 +311,13 @@ def _check_backbone(cfg: Config) -> None:
         )
 
 
-def _kind(cfg: Config, raw: bool) -> type[Network]:
-    """Which network a config's model becomes, or a sentence on why it cannot."""
-    model = cfg.model
-    kind = type_name(model.type)
-    if kind == 'ImageClassifier' and type_name(model.head.type) == 'LinearClsHead':
+def _kind(cfg: Config, model: nn.Module, raw: bool) -> type[Network]:
+    """Which network a model becomes, or a sentence on why it cannot."""
+    kind = type(model).__name__
+    if kind == 'ImageClassifier' and type(model.head).__name__ in _CLASSIFIER_HEADS:
         return Classifier
-    if kind == 'EncoderDecoder' and type_name(model.decode_head.type) in ('FPNHead', 'UPerHead'):
-        mode = model.get('test_cfg', {}).get('mode', 'whole')
+    if kind == 'EncoderDecoder' and type(model.decode_head).__name__ in ('FPNHead', 'UPerHead'):
+        mode = model.test_cfg.get('mode', 'whole')
         if mode != 'whole':
             raise ValueError(
                 f'{_name(cfg)} tests with mode {mode!r}, which is a loop over windows and no '
@@ -232,7 +326,7 @@ def _kind(cfg: Config, raw: bool) -> type[Network]:
         return Segmentor
     if kind == 'RetinaNet':
         return RetinaMaps if raw else RetinaBoxes
-    if 'roi_head' in model:
+    if hasattr(model, 'roi_head'):
         reason = (
             'its heads run on crops (RoIAlign of each level) of a number of proposals that '
             'depends on the image'
@@ -247,4 +341,4 @@ def _kind(cfg: Config, raw: bool) -> type[Network]:
 
 
 def _name(cfg: Config) -> str:
-    return Path(cfg.filename).name
+    return Path(cfg.filename or 'the config').name

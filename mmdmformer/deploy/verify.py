@@ -1,20 +1,26 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Comparing what was exported with what PyTorch computes, on noise and on photographs."""
+"""Comparing what was exported with what the toolbox's own model predicts for the same pictures."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import Tensor
 
 from ..analysis.benchmark import interleave
 from ..analysis.pictures import read_image
-from .networks import Network, RetinaBoxes
+from ..datasets.bad_input import base_datasets
+from ..engine.runtime import with_data_root
+from .networks import Network, RetinaBoxes, load_model
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 MIN_SHARE = 0.99  # of the boxes or pixels whose class must be the same: rounding decides ties
+MIN_FOUND = {'boxes': 20, 'pixels of objects': 200}  # in all pictures together
 
 
 class ExportError(RuntimeError):
@@ -26,27 +32,68 @@ class Comparison:
     """One comparison.
 
     Attributes:
-        kind (str): ``'noise'`` or ``'photographs'``.
+        kind (str): ``'noise'`` or ``'pictures'``.
         shape (tuple[int, ...]): The input's shape.
         difference (float): The largest absolute difference of outputs.
         relative (float): The same, in units of the output's largest value
             where that is above 1.
-        boxes (int | None): Number of boxes, if these are the output.
+        found (int | None): Number of boxes, or of pixels that are not of the most
+            frequent class, in what was predicted.
+        counts (str | None): Which of them.
     """
 
     kind: str
     shape: tuple[int, ...]
     difference: float
     relative: float
-    boxes: int | None = None
+    found: int | None = None
+    counts: str | None = None
 
     def __str__(self) -> str:
         shape = 'x'.join(map(str, self.shape))
-        boxes = '' if self.boxes is None else f' in {self.boxes} boxes'
-        return f'{shape:<14} {self.kind:<12} largest difference {self.difference:.2g}{boxes}'
+        found = '' if self.counts is None else f' in {self.found} {self.counts}'
+        return f'{shape:<14} {self.kind:<12} largest difference {self.difference:.2g}{found}'
+
+
+def toolbox_model(cfg: Config, checkpoint: str, **options: bool) -> Run:
+    """Build what an exported network is compared with: the toolbox's own model.
+
+    Args:
+        cfg (Config): Config of the model.
+        checkpoint (str): Its checkpoint.
+        **options (bool): As of :func:`~.networks.load_model`.
+
+    Returns:
+        Callable: From images, whole RGB values from 0 to 255 of shape (B, 3, H, W), to what the
+        model predicts for them, in the form of :meth:`Network.results`.
+    """
+    kind, model = load_model(cfg, checkpoint, **options)
+    scope = cfg.default_scope
+
+    def predict(images: Tensor) -> Sequence[Tensor]:
+        bgr, size = images.flip(1).to(torch.uint8), tuple(images.shape[2:])
+        meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+        samples = [_data_sample(scope)(metainfo=meta) for _ in bgr]
+        # As each toolbox's data loader collates them.
+        data = dict(inputs=bgr if scope == 'mmpretrain' else list(bgr), data_samples=samples)
+        with DefaultScope.overwrite_default_scope(scope), torch.no_grad():
+            return kind.predicted(model, data)
+
+    return predict
+
+
+def _data_sample(scope: str) -> type:
+    if scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+    elif scope == 'mmdet':
+        from mmdet.structures import DetDataSample as DataSample
+    else:
+        from mmseg.structures import SegDataSample as DataSample
+    return DataSample
 
 
 def compare(
+    predict: Run,
     network: Network,
     run: Run,
     sizes: Sequence[tuple[int, int]],
@@ -54,10 +101,13 @@ def compare(
     photographs: Sequence[Tensor] = (),
     tolerance: float = 1e-4,
 ) -> Iterator[Comparison]:
-    """Compare an exported network with PyTorch's at all sizes and batches.
+    """Compare an exported network with the toolbox's model at all sizes and batches.
 
     Args:
-        network (Network): The network of PyTorch.
+        predict (Callable): From images to what the toolbox's model predicts, as
+            of :func:`toolbox_model`.
+        network (Network): The network that was exported; nothing is computed
+            with it, but for bringing outputs into the form of predictions.
         run (Callable): The exported one, from images to its outputs.
         sizes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         batches (Sequence[int]): Numbers of images.
@@ -69,17 +119,27 @@ def compare(
         Comparison: One for each size, batch, and kind of images.
 
     Raises:
-        ExportError: If an output differs by more, or has another shape.
+        ExportError: If an output differs by more, or has another shape, or if
+            so little was found in the pictures that nothing is known of it.
     """
     pictures = photographs or read_photographs()
+    found = 0
     for height, width in sizes:
         for batch in batches:
             shape = (batch, 3, height, width)
             noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
-            for kind, images in (('noise', noise), ('photographs', _fit(pictures, shape))):
-                with torch.no_grad():
-                    expected = _as_tuple(network(images))
-                yield _compare(network, kind, shape, expected, run(images), tolerance)
+            for kind, images in (('noise', noise.round()), ('pictures', _fit(pictures, shape))):
+                outputs = run(images)
+                actual = network.results([outputs] if isinstance(outputs, Tensor) else outputs)
+                result = _compare(network, kind, shape, predict(images), actual, tolerance)
+                found += result.found or 0
+                yield result
+    if network.counts and found < MIN_FOUND[network.counts]:
+        raise ExportError(
+            f'the model finds {found} {network.counts} in the pictures, and at least '
+            f'{MIN_FOUND[network.counts]} must be compared: give pictures of its objects with '
+            '--images, or a trained checkpoint.'
+        )
 
 
 def _compare(
@@ -91,9 +151,13 @@ def _compare(
     tolerance: float,
 ) -> Comparison:
     where = f'on {kind} of {"x".join(map(str, shape))}'
-    count = len(expected[0]) if isinstance(network, RetinaBoxes) else None
-    if count is not None:
+    found = None
+    if isinstance(network, RetinaBoxes):
+        found = len(expected[0])
         expected, actual = match_boxes(expected, actual, max(shape[2:]) / 100, where)
+    elif network.counts:
+        labels = expected[1]
+        found = int((labels != labels.flatten().mode().values).sum())
     difference = relative = 0.0
     for name, a, b in zip(network.output_names, expected, actual, strict=True):
         if a.shape != b.shape:
@@ -110,7 +174,7 @@ def _compare(
                     f'value and more than the tolerance {tolerance:.2g}.'
                 )
             difference, relative = max(difference, largest), max(relative, scaled)
-    return Comparison(kind, shape, difference, relative, count)
+    return Comparison(kind, shape, difference, relative, found, network.counts)
 
 
 def match_boxes(
@@ -149,6 +213,30 @@ def match_boxes(
     return [t[near] for t in expected], [t[partner[near]] for t in actual]
 
 
+def pictures_of_test(cfg: Config, count: int = 4) -> list[str]:
+    """Find pictures in which a model finds something: the first ones that its config tests on.
+
+    Args:
+        cfg (Config): Config of the model.
+        count (int): How many. Defaults to 4.
+
+    Returns:
+        list[str]: Files; empty where the data are not present.
+    """
+    settings = cfg.get('test_dataloader', {}).get('dataset')
+    roots = [Path(data['data_root']) for data in with_data_root(settings)]
+    if not roots or not all(root.is_dir() for root in roots):
+        return []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        init_default_scope(cfg.get('default_scope'))
+        try:
+            dataset = next(base_datasets(DATASETS.build(settings)))
+        except FileNotFoundError:  # a folder of other data
+            return []
+    infos = [dataset.get_data_info(i) for i in range(min(count, len(dataset)))]
+    return [info['img_path'] for info in infos]
+
+
 def read_photographs(files: Sequence[str] = ()) -> list[Tensor]:
     """Read images.
 
@@ -184,7 +272,7 @@ def _fit(pictures: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
         )
         for picture in pictures
     ]
-    return torch.cat([resized[i % len(resized)] for i in range(batch)])
+    return torch.cat([resized[i % len(resized)] for i in range(batch)]).round().clamp(0, 255)
 
 
 def time_beside(network: Network, run: Run, shape: Sequence[int], repetitions: int) -> list[float]:
@@ -206,7 +294,3 @@ def time_beside(network: Network, run: Run, shape: Sequence[int], repetitions: i
             network(images)
 
     return [statistics.median(t) for t in interleave([infer, lambda: run(images)], repetitions)]
-
-
-def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

@@ -4,9 +4,11 @@ from .hooks import *  # noqa: F403
 from .hooks import __all__ as _hooks
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .loops import ResumableEpochLoop, ResumableIterLoop
+from .muon import MuonWithAdamW
 
 __all__ = [
     'LayerDecayOptimWrapperConstructor',
+    'MuonWithAdamW',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     *_hooks,

@@ -6,6 +6,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from ..checkpoints import find_backbones
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -49,8 +51,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
         Args:
             params (list[dict]): Parameter groups, extended in place.
-            module (nn.Module): The model; its ``backbone`` has
-                ``get_layer_depth``.
+            module (nn.Module): The model; its backbones, wherever they are
+                in it, have ``get_layer_depth``.
             prefix (str): Name of the part; '' for the model.
                 Defaults to ''.
             kwargs: Further arguments of mmengine's method.
@@ -63,22 +65,31 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self._scale_learning_rates(params, module)
 
     def _scale_learning_rates(self, params: list[dict], model: nn.Module) -> None:
-        backbone = getattr(model, 'backbone', None)
-        if not hasattr(backbone, 'get_layer_depth'):
+        backbones = find_backbones(model, 'get_layer_depth')
+        if not backbones:
+            found = ', '.join(type(part).__name__ for part in find_backbones(model).values())
             raise TypeError(
-                f'the backbone of {type(model).__name__} is a {type(backbone).__name__}, which '
+                f'the backbone of {type(model).__name__} is a {found or None}, which '
                 'has no get_layer_depth: layer-wise learning-rate decay needs it, so take one of '
                 "mmdmformer's backbones or remove the optim_wrapper's constructor."
             )
         names = {parameter: name for name, parameter in model.named_parameters()}
         for group in params:
             (parameter,) = group['params']
-            depth, num_layers = backbone.get_layer_depth(names[parameter], 'backbone.')
-            scale = self.layer_decay_rate ** (num_layers - depth - 1)
-            group['lr'] = group.get('lr', self.base_lr) * scale
+            steps = _steps_below_the_last(names[parameter], backbones)
+            group['lr'] = group.get('lr', self.base_lr) * self.layer_decay_rate**steps
         rates = [group['lr'] for group in params]
         print_log(
             f'Learning rates rise with depth from {min(rates):.3g} to {max(rates):.3g} '
             f'(layer_decay_rate={self.layer_decay_rate}).',
             logger='current',
         )
+
+
+def _steps_below_the_last(name: str, backbones: dict[str, nn.Module]) -> int:
+    for place, backbone in backbones.items():
+        prefix = f'{place}.' if place else ''
+        if name.startswith(prefix):
+            depth, num_layers = backbone.get_layer_depth(name, prefix)
+            return num_layers - depth - 1
+    return 0  # of a neck or a head

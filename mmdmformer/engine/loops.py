@@ -52,6 +52,7 @@ class _ResumableLoop:
         self._skip_samples: int | None = None
         if self._resumed:
             self._find_position()
+            self._check_sampler()
         self.runner.message_hub.update_info(_LAYOUT, self._layout())
         self._prepare_data()
         model = super().run()
@@ -94,6 +95,17 @@ class _ResumableLoop:
             f'The run had {before["images"]} images in batches of {before["batch"]}, and has '
             f'{now["images"]} in batches of {now["batch"]}: it goes on {where}.'
         )
+
+    def _check_sampler(self) -> None:
+        """Say it if the data do not go on where the run stopped."""
+        batches = self.dataloader.batch_sampler
+        if isinstance(batches, SeededBatches) and not batches.goes_on:
+            self.runner.logger.warning(
+                f'{type(batches.sampler).__name__} cannot go on in the middle: the run goes on '
+                f'after iteration {self._iter} with other data than without the interruption, some '
+                'of which it has seen before. Where that matters, let train_dataloader.sampler be '
+                'a DefaultSampler or an InfiniteSampler.'
+            )
 
     def _samples_of_process(self, samples: int, before: dict, now: dict) -> int | None:
         """How many of the next samples of this process are done; None if that is undefined."""

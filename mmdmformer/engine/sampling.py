@@ -22,7 +22,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.runner.base_loop import BaseLoop
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 from ..datasets.bad_input import BadInputError
 
@@ -78,6 +78,12 @@ class SeededBatches(Sampler):
         return isinstance(self.sampler, (DefaultSampler, InfiniteSampler)) and (
             type(self.batch_sampler) is BatchSampler
         )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the order depends on the seed and the number of the pass alone."""
+        known = isinstance(self.sampler, (DefaultSampler, InfiniteSampler, SequentialSampler))
+        return known or hasattr(self.sampler, 'epoch')
 
     @property
     def infinite(self) -> bool:

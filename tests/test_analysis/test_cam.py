@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Class-activation maps: they lie where the reason is known to be, for each kind of model."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,106 @@ def test_boxes_are_explained_by_their_scores(config, mini_data):
     assert wanted.box == expected.bboxes[0].tolist()
     with pytest.raises(UsageError, match=r'--box 1000 is out of range: the boxes found .* 0 to '):
         explain(loaded, scene(mini_data), Request(box=1000))
+
+
+ENCODER, DECODER = 'model.encoder.num_layers', 'model.decoder.num_layers'
+HEAD = 'model.panoptic_head'
+LAST_THREE = {'model.backbone.out_indices': (1, 2, 3), 'model.neck.in_channels': [32, 80, 128]}
+QUERIES = {
+    'detr/detr_r50_8xb2-150e_coco.py': {
+        'model.backbone.out_indices': (3,), 'model.neck.in_channels': [128], ENCODER: 1, DECODER: 1,
+    },
+    'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py': {
+        **LAST_THREE, ENCODER: 1, DECODER: 1,
+    },
+    'dino/dino-4scale_r50_8xb2-12e_coco.py': {
+        **LAST_THREE, ENCODER: 1, DECODER: 1, 'model.num_queries': 50,
+        'model.test_cfg.max_per_img': 20,
+    },
+    'mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py': {
+        'model.backbone.out_indices': (0, 1, 2, 3),
+        f'{HEAD}.in_channels': [16, 32, 80, 128],
+        f'{HEAD}.pixel_decoder.encoder.num_layers': 1,
+        f'{HEAD}.transformer_decoder.num_layers': 1,
+    },
+}  # fmt: skip
+
+
+def with_queries(name):
+    """A stock detector whose objects are queries, small and with the nano backbone."""
+    stock = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim/configs' / name
+    nano = dict(_delete_=True, type='mmdmformer.DMFormer', arch='nano')
+    places = {key.split('.')[-1]: key for key in QUERIES[name] if 'backbone' in key}
+    options = {key: value for key, value in QUERIES[name].items() if 'backbone' not in key}
+    options['model.backbone'] = {**nano, **{k: QUERIES[name][v] for k, v in places.items()}}
+    options['test_dataloader.dataset.pipeline.1.scale'] = (96, 96)
+    return stock, options
+
+
+@pytest.mark.parametrize('name', QUERIES)
+def test_objects_of_queries_are_explained(name, mini_data):
+    loaded = load_model(*with_queries(name)[:1], 'none', with_queries(name)[1])
+    results = [
+        explain(loaded, scene(mini_data), Request(box=i), method='elementwise') for i in (0, 3)
+    ]
+    _, inputs, samples = cam.prepare_image(loaded, scene(mini_data))
+    with torch.no_grad():
+        (predicted,) = loaded.model.predict(inputs, samples, rescale=False)
+    for i, result in zip((0, 3), results, strict=True):
+        assert result.layer == 'backbone.stages.3'
+        assert result.values.max() > 0.9
+        expected = predicted.pred_instances[i]
+        assert result.target.box == pytest.approx(expected.bboxes[0].tolist(), abs=1e-2)
+        score = f'{100 * expected.scores.item():.1f} %'
+        assert result.target.caption.endswith(f' {score}')
+    panoptic = loaded.model.test_cfg or {}
+    if 'instance_on' in panoptic:
+        panoptic.instance_on = loaded.model.panoptic_fusion_head.test_cfg.instance_on = False
+        with pytest.raises(UsageError, match='predicts no objects .*instance_on=True'):
+            explain(loaded, scene(mini_data))
+
+
+def test_two_classes_of_one_channel_are_explained(mini_data):
+    head = 'model.decode_head'
+    options = {f'{head}.num_classes': 2, f'{head}.out_channels': 1, f'{head}.threshold': 0.4}
+    options[f'{head}.loss_decode'] = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    loaded = load_model(SEGMENTOR, 'none', options)
+    # about the threshold's logit, so that both classes are found
+    torch.nn.init.constant_(loaded.model.decode_head.conv_seg.bias, -0.405)
+    image = scene(mini_data, 'ade/ADEChallengeData2016/images/validation')
+    _, inputs, samples = cam.prepare_image(loaded, image)
+    with torch.no_grad():
+        (predicted,) = loaded.model.predict(inputs, samples)
+    labels = predicted.pred_sem_seg.data[0]
+    shares = [100 * (labels == i).float().mean().item() for i in (0, 1)]
+    assert min(shares) > 1
+    for i in (0, 1):
+        result = explain(loaded, image, Request(target_class=str(i)), method='elementwise')
+        assert result.target.caption.endswith(f', {shares[i]:.1f} % of the image')
+        assert result.values.max() > 0.9
+
+
+def test_score_of_several_labels_is_the_models_own(mini_data):
+    head = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=128)
+    loaded = load_model(CLASSIFIER, 'none', {'model.head': head, 'image_size': 64})
+    image = mini_data / 'imagenet/val/digit_1/digit_1_00001.png'
+    _, inputs, samples = cam.prepare_image(loaded, image)
+    with torch.no_grad():
+        (predicted,) = loaded.model.predict(inputs, samples)
+    expected = f'digit_7 {100 * predicted.pred_score[7].item():.1f} %'
+    assert explain(loaded, image, Request('digit_7')).target.caption == expected
+
+
+def test_what_has_no_classes_is_named(mini_data, tmp_path):
+    config = tmp_path / 'retrieval.py'
+    config.write_text(f"""
+_base_ = {str(CLASSIFIER)!r}
+model = dict(_delete_=True, type='ImageToImageRetriever', prototype='unused.pth', image_encoder=[
+    dict(type='mmdmformer.DMFormer', arch='nano'), dict(type='GlobalAveragePooling')])
+""")
+    image = mini_data / 'imagenet/val/digit_1/digit_1_00001.png'
+    with pytest.raises(UsageError, match='a ImageToImageRetriever has no scores of classes'):
+        explain(load_model(config, 'none'), image)
 
 
 def test_no_box_leaves_the_image_as_it_is(mini_data):

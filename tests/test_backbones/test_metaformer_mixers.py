@@ -111,13 +111,11 @@ def test_onnx(mixer, tmp_path):
     torch.manual_seed(0)
     model = randomize(build_model(cfg))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
-    plain, folded = (
-        networks.build_network(cfg, str(tmp_path / 'model.pth'), fold=fold)
-        for fold in (False, True)
-    )
+    files = cfg, str(tmp_path / 'model.pth')
+    predict, folded = verify.toolbox_model(*files), networks.build_network(*files)
     onnx_export.export(folded, tmp_path / 'network.onnx')
     run = onnx_export.load(tmp_path / 'network.onnx', threads=1)
-    assert len(list(verify.compare(plain, run, [(64, 96), (103, 80)], [1, 2]))) == 8
+    assert len(list(verify.compare(predict, folded, run, [(64, 96), (103, 80)], [1, 2]))) == 8
 
 
 # A mini config of each task, the folder of its data, and what makes it short.

@@ -76,6 +76,16 @@ def test_the_common_spelling_is_checked_too(weights, tmp_path):
         DMFormer('nano', init_cfg=dict(type='Pretrained', checkpoint=missing)).init_weights()
 
 
+@pytest.mark.parametrize('prefix', ['encoder', 'encoder.'])
+@pytest.mark.parametrize('kind', ['Pretrained', 'CheckedPretrained'])
+def test_prefix_is_given_with_or_without_its_dot(kind, prefix, weights, tmp_path):
+    """As mmengine takes it."""
+    others = with_prefix({n: torch.zeros_like(v) for n, v in weights.items()}, 'encoder_old.')
+    path = save(tmp_path / 'w.pth', {**with_prefix(weights, 'encoder.'), **others})
+    init_cfg = dict(type=kind, checkpoint=path, prefix=prefix)
+    assert_loaded(DMFormer('nano', init_cfg=init_cfg), weights)
+
+
 def test_other_initialisers_come_before_the_checkpoint(weights, tmp_path):
     path = save(tmp_path / 'w.pth', weights)
     init_cfg = [

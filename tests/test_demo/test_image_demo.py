@@ -101,6 +101,36 @@ def test_predictions_are_those_of_the_model(task, checkpoints, images):
         predictor(images / 'broken.jpg')
 
 
+HEADS = {
+    'classification': {
+        'model.head': dict(
+            _delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=128
+        )
+    },
+    'segmentation': {
+        'model.decode_head.num_classes': 2,
+        'model.decode_head.out_channels': 1,
+        'model.decode_head.threshold': 0.5,
+        'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', use_sigmoid=True),
+    },
+}
+
+
+@pytest.mark.parametrize('task', HEADS)
+def test_scores_and_thresholds_are_those_of_the_head(task, images, tmp_path):
+    path = tmp_path / 'w.pth'
+    save_untrained(CONFIGS[task], path, HEADS[task])
+    predictor = Predictor(CONFIGS[task], str(path), 'cpu', options=HEADS[task])
+    label = predictor(images / 'a.jpg').label
+    sample = predictor.inferencer(str(images / 'a.jpg'), return_datasamples=True)
+    if task == 'classification':
+        assert label.endswith(f' {sample[0].pred_score.max():.1%}')
+    else:
+        shares = {float(part.split()[-1].rstrip('%')) for part in label.split(', ')}
+        ones = 100 * sample.pred_sem_seg.data.mean().item()
+        assert shares == {round(share, 1) for share in (ones, 100 - ones) if share}
+
+
 def test_drawings_have_true_colours(checkpoints, tmp_path):
     path = tmp_path / 'red.png'
     Image.new('RGB', (300, 300), (250, 10, 20)).save(path)

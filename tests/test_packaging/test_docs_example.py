@@ -108,13 +108,12 @@ def test_it_trains_folds_and_is_exported(task, folder, python, mini_data, tmp_pa
 
     cfg = Config.fromfile(config)
     raw = dict(raw=True) if task == 'detection' else {}
-    plain, folded = (
-        networks.build_network(cfg, str(checkpoint), fold=fold, **raw) for fold in (False, True)
-    )
-    assert folded.backbone.deploy and len(folded.state_dict()) < len(plain.state_dict())
+    files = cfg, str(checkpoint)
+    predict, folded = verify.toolbox_model(*files, **raw), networks.build_network(*files, **raw)
+    assert folded.backbone.deploy and len(folded.state_dict()) < len(weights)
     onnx_export.export(folded, tmp_path / 'network.onnx')
     run = onnx_export.load(tmp_path / 'network.onnx', threads=1)
-    assert len(list(verify.compare(plain, run, [(64, 96), (103, 80)], [1, 2]))) == 8
+    assert len(list(verify.compare(predict, folded, run, [(64, 96), (103, 80)], [1, 2]))) == 8
 
 
 def test_fold_takes_the_norms_of_the_branch():

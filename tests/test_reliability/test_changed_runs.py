@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, RandomSampler
 
 from mmdmformer.engine import ResumableIterLoop  # noqa: F401  (registers)
 
@@ -30,6 +30,13 @@ class Numbers(Dataset):
 
     def __getitem__(self, index):
         return dict(inputs=torch.tensor([float(index)]))
+
+
+class Unordered(RandomSampler):
+    """torch's, which knows no epoch."""
+
+    def __init__(self, dataset, seed=None):
+        super().__init__(dataset)
 
 
 class Model(BaseModel):
@@ -62,18 +69,23 @@ def train(
     by_epoch=True,
     accumulate=1,
     launcher='none',
+    sampler=None,
 ):
     """Train, and tell samples and rates of the steps, and the log."""
     torch.manual_seed(0)  # of the first weights
     recorder = Recorder()
     loop, unit = ('Epoch', 'epochs') if by_epoch else ('Iter', 'iters')
-    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    sampler = sampler or dict(
+        type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True
+    )
+    dataset = Numbers(images)
+    if 'MultiSource' in str(sampler['type']):
+        dataset = ConcatDataset([dataset, Numbers(images)])
     runner = Runner(
         Model(),
         str(folder),
         train_dataloader=dict(
-            dataset=Numbers(images), batch_size=batch, num_workers=0,
-            sampler=dict(type=sampler, shuffle=True),
+            dataset=dataset, batch_size=batch, num_workers=0, sampler=sampler,
         ),
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1),
@@ -277,3 +289,22 @@ def test_another_number_of_processes_goes_on_at_the_sample(
         torch.testing.assert_close(weights(run, 12), weights(tmp_path / 'whole', 12))
     else:
         assert 'at the sample where it stopped' in log
+
+
+def test_a_sampler_that_cannot_go_on_is_named(tmp_path):
+    samplers = pytest.importorskip('mmdet.datasets.samplers')
+    several = dict(type=samplers.MultiSourceSampler, batch_size=4, source_ratio=[1, 3], seed=5)
+    for sampler, by_epoch, named in (
+        (several, False, True),
+        (dict(type=Unordered), True, True),
+        (None, False, False),
+        (None, True, False),
+    ):
+        folder = tmp_path / f'{sampler and sampler["type"].__name__}{by_epoch}'
+        length = 3 if by_epoch else 9
+        options = dict(by_epoch=by_epoch, sampler=sampler)
+        train(folder, length, stop=7, **options)
+        _, _, log = train(folder, length, resume=True, **options)
+        name = sampler['type'].__name__ if sampler else ''
+        expected = f'{name} cannot go on in the middle: the run goes on after iteration 7 with'
+        assert (expected in log) == named

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdmformer.engine.model import save_untrained
+
 TOOLS = Path(__file__).parents[2] / 'tools'
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='counts processes, not GPUs')
 
@@ -325,3 +327,22 @@ def test_several_machines_without_slurm(tmp_path):
 def test_mistakes_are_said_in_one_line(script, args, env, sentence, tmp_path):
     code, _, err = finish(start(script, *args, cwd=tmp_path, **env))
     assert (code, err) == (2, sentence + '\n')
+
+
+@pytest.mark.slow
+def test_two_processes_draw_every_image(mini_data, tmp_path):
+    """Nine images, of which each process tests five."""
+    config = TOOLS.parent / 'configs/mini/dmformer-nano_mini-imagenet.py'
+    save_untrained(config, tmp_path / 'w.pth')
+    options = [f'data_root={mini_data}/imagenet', 'batch_size=2', 'num_workers=0', 'image_size=32']
+    options.append('test_dataloader.dataset.indices=[0,2,4,6,8,10,12,14,19]')
+    job = start(
+        'dist_test.sh', config, 'w.pth', 2, '--show-dir', 'drawn', '--cfg-options', *options,
+        cwd=tmp_path,
+    )  # fmt: skip
+    code, _, err = finish(job)
+    assert code == 0, err[-3000:]
+    every_image = sorted(p.relative_to(mini_data) for p in mini_data.glob('imagenet/val/*/*.png'))
+    expected = {Path(*every_image[i].parts[-2:]) for i in (0, 2, 4, 6, 8, 10, 12, 14, 19)}
+    drawn = {p.relative_to(tmp_path / 'drawn') for p in (tmp_path / 'drawn').rglob('*.png')}
+    assert drawn == expected and len(drawn) == 9

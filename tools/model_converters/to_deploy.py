@@ -1,13 +1,14 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Fold the norms of a checkpoint's backbone, for faster inference.
 
-Test the result with the same config and ``--cfg-options model.backbone.deploy=True``.
+Test the result with the same config and ``--cfg-options model.backbone.deploy=True``, or wherever
+the backbone is in the config's model: the tool prints it.
 """
 
 import argparse
 from pathlib import Path
 
-from mmdmformer.checkpoints import fold_checkpoint
+from mmdmformer.checkpoints import deploy_options, fold_checkpoint
 from mmdmformer.engine import runtime
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.overrides import CfgOptions
@@ -30,10 +31,12 @@ def main() -> None:
         runtime.check_checkpoint(args.checkpoint)
         cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
         try:
-            fold_checkpoint(build_model(cfg), args.checkpoint, args.out)
+            model = build_model(cfg)
+            fold_checkpoint(model, args.checkpoint, args.out)
         except ValueError as error:
             raise runtime.UsageError(error) from error
-    print(f'wrote {args.out}; use it with --cfg-options model.backbone.deploy=True')
+    options = ' '.join(deploy_options(model, cfg.model))
+    print(f'wrote {args.out}; use it with --cfg-options {options}')
 
 
 if __name__ == '__main__':

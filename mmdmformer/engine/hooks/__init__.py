@@ -7,6 +7,8 @@ from .checkpoint import SafeCheckpointHook
 from .class_count import ClassCountHook
 from .drawing import DrawPredictionsHook
 from .non_finite import NonFiniteHook
+from .norm_statistics import SyncNormStatisticsHook
+from .optimizer_mode import OptimizerModeHook
 from .resume import ResumeHook
 from .signals import SignalHook
 from .tta import AverageUnderTTAHook
@@ -19,8 +21,10 @@ __all__ = [
     'ClassCountHook',
     'DrawPredictionsHook',
     'NonFiniteHook',
+    'OptimizerModeHook',
     'ResumeHook',
     'SafeCheckpointHook',
     'SignalHook',
+    'SyncNormStatisticsHook',
     'UnreadableImagesHook',
 ]

@@ -1,0 +1,47 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Optimizers that train with other weights than those they are evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+from torch.optim import Optimizer
+
+
+@HOOKS.register_module()
+class OptimizerModeHook(Hook):
+    """Switches optimizers that have a training and an evaluation mode, as schedule-free ones have.
+
+    Their weights are those of training only within an iteration. So the weights that are validated,
+    averaged, saved and tested are those of evaluation, whenever that happens, and a resumed run
+    goes on as one that was not interrupted. mmengine (0.10.7) does not call the modes, and such an
+    optimizer refuses its first step. Batch norm statistics are those of the weights of training.
+
+    Examples:
+        >>> optim_wrapper = dict(optimizer=dict(type='schedulefree.AdamWScheduleFree', lr=2.5e-3))
+        >>> custom_hooks = [dict(type='OptimizerModeHook')]
+    """
+
+    priority = 'HIGH'  # before what averages or saves the weights
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Take the weights of training."""
+        for optimizer in _with_modes(runner):
+            optimizer.train()
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Take the weights of evaluation."""
+        for optimizer in _with_modes(runner):
+            optimizer.eval()
+
+
+def _with_modes(runner) -> Iterator[Optimizer]:
+    wrapper = runner.optim_wrapper
+    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        if hasattr(each.optimizer, 'train') and hasattr(each.optimizer, 'eval'):
+            yield each.optimizer
