@@ -107,6 +107,20 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
             yield from base_datasets(child)
 
 
+def annotation_steps(step: Any) -> Iterator[Any]:
+    """Yield the steps of a pipeline that load annotations."""
+    from mmcv.transforms import LoadAnnotations  # slow to import
+
+    if isinstance(step, (LoadAnnotations, _AnnotationGuard)):
+        yield getattr(step, 'load', step)
+        return
+    for name in ('transforms', 'subroutines'):
+        inner = getattr(step, name, None)
+        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+            if child is not None:
+                yield from annotation_steps(child)
+
+
 def guard_pipeline(dataset: BaseDataset, bad_images: BadImages | None = None) -> None:
     """Let a data set name the files that cannot be used.
 

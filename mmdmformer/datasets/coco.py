@@ -5,36 +5,63 @@ from collections.abc import Sequence
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
+from pycocotools import mask as mask_tools
 
-from .bad_input import BadInputError
-from .instances import check_instances
+from .annotations import LeftOut
+from .bad_input import BadInputError, annotation_steps
+from .instances import (
+    check_instances,
+    complete_instances,
+    describe,
+    find_training_cause,
+    has_mask,
+    leave_out_faulty,
+)
 
 
 class CheckedCOCO(COCO):
     """mmdet's reader of annotation files, but for what it reads without a word.
 
+    What may be missing is written out: ``iscrowd`` is 0 then, and ``area`` that of the mask or the
+    box. Objects whose box can be none are left out.
+
     Args:
         annotation_file (str, optional): The JSON file. Defaults to None.
+        name (str, optional): What messages call it. Defaults to ``annotation_file``.
+
+    Attributes:
+        left_out (LeftOut): The objects that were left out.
 
     Raises:
         BadInputError: Naming the file and the first entry that is wrong.
     """
 
-    def __init__(self, annotation_file: str | None = None) -> None:
-        self._name = annotation_file
+    def __init__(self, annotation_file: str | None = None, name: str | None = None) -> None:
+        self._name = name or annotation_file
         try:
             super().__init__(annotation_file=annotation_file)
         except (ValueError, RecursionError) as error:  # of JSON and Unicode; of too deep lists
             raise BadInputError(
-                f'annotation file {annotation_file} is no valid JSON ({error}): restore the file.'
+                f'annotation file {self._name} is no valid JSON ({error}): restore the file.'
             ) from error
         except AssertionError as error:  # what pycocotools checks by itself
-            raise BadInputError(f'annotation file {annotation_file} is none: {error}.') from error
+            raise BadInputError(f'annotation file {self._name} is none: {error}.') from error
 
     def createIndex(self) -> None:
-        """Check the content before pycocotools looks into it."""
+        """Check and complete the content before pycocotools looks into it."""
         check_instances(self.dataset, self._name)
+        complete_instances(self.dataset)
+        self.left_out = LeftOut(self._name)
+        leave_out_faulty(self.dataset, self.left_out)
         super().createIndex()
+        for annotation in self.dataset.get('annotations', ()):
+            if 'area' not in annotation:
+                annotation['area'] = self._area(annotation)
+
+    def _area(self, annotation: dict) -> float:
+        if has_mask(annotation):
+            return float(mask_tools.area(self.annToRLE(annotation)))
+        return annotation['bbox'][2] * annotation['bbox'][3]
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()
@@ -71,6 +98,45 @@ class CocoDataset(MMDetCocoDataset):
     """
 
     COCOAPI = CheckedCOCO
+    left_out: LeftOut
+
+    def load_data_list(self) -> list[dict]:
+        """Read the annotations.
+
+        Returns:
+            list[dict]: One for each image.
+
+        Raises:
+            BadInputError: If the file is broken, or if no object of it takes part.
+        """
+        self.left_out = LeftOut(self.ann_file)
+        steps = annotation_steps(self.pipeline)
+        self._with_mask = any(getattr(step, 'with_mask', False) for step in steps)
+        data_list = super().load_data_list()
+        self.left_out.report()
+        return data_list
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """Read the annotations of an image, and count the objects that take no part.
+
+        Args:
+            raw_data_info (dict): The entries of the image and of its objects.
+
+        Returns:
+            dict: What the pipeline gets.
+        """
+        self.left_out = self.coco.left_out
+        for annotation in raw_data_info['raw_ann_info']:
+            if annotation['category_id'] not in self.cat2label:
+                self.left_out.total -= 1
+                continue
+            cause = find_training_cause(annotation, self._with_mask)
+            if cause is not None:
+                self.left_out.add(cause, describe(annotation, raw_data_info['raw_img_info']))
+        parsed = super().parse_data_info(raw_data_info)
+        if self._with_mask:
+            parsed['instances'] = [found for found in parsed['instances'] if 'mask' in found]
+        return parsed
 
     def filter_data(self) -> list[dict]:
         """Leave out the images that ``filter_cfg`` names.

@@ -5,6 +5,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .annotations import (
+    CROWD,
+    IGNORED,
+    NARROW,
+    NO_MASK,
+    RELATIVE,
+    ZERO_AREA,
+    LeftOut,
+    find_box_fault,
+)
 from .bad_input import BadInputError
 
 _CURE = 'correct or restore the file'
@@ -21,7 +31,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value <= _FARTHEST
+    """128.0 is one too."""
+    return _is_number(value) and 0 < value <= _FARTHEST and int(value) == value
 
 
 def _is_number(value: Any) -> bool:
@@ -30,9 +41,7 @@ def _is_number(value: Any) -> bool:
 
 _FIELDS = {
     'images': dict(id=_is_key, file_name=_is_text, height=_is_side, width=_is_side),
-    'annotations': dict(
-        id=_is_key, image_id=_is_key, category_id=_is_key, bbox=lambda _: True, area=_is_number
-    ),
+    'annotations': dict(id=_is_key, image_id=_is_key, category_id=_is_key, bbox=lambda _: True),
     'categories': dict(id=_is_key, name=_is_text),
 }
 
@@ -98,8 +107,10 @@ def _find_fault(annotation: Mapping, sizes: Mapping, categories: set) -> str | N
     if annotation['category_id'] not in categories:
         return f'refers to category {annotation["category_id"]}, which is not in the file'
     box = annotation['bbox']
-    if not (_are_coordinates(box) and len(box) == 4):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
         return f'has the bbox {_short(box)} instead of four numbers'
+    if not _is_number(annotation.get('area', 0)):
+        return f'has the area {_short(annotation["area"])} instead of a number'
     if annotation.get('iscrowd', 0) not in (0, 1):
         return f'has the iscrowd {_short(annotation["iscrowd"])} instead of 0 or 1'
     mask = annotation.get('segmentation')
@@ -109,6 +120,11 @@ def _find_fault(annotation: Mapping, sizes: Mapping, categories: set) -> str | N
     if mask is not None and not _fills(mask, size):
         return f'has a mask whose run lengths do not fill its image of {size[0]} x {size[1]} pixels'
     return None
+
+
+def _is_coordinate(value: Any) -> bool:
+    """Whether this is a number, be it not finite, which is told of boxes one by one."""
+    return _is_number(value) or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _are_coordinates(values: Any) -> bool:
@@ -133,6 +149,100 @@ def _fills(mask: Any, size: list[int]) -> bool:
         return isinstance(counts, list) and min(counts) >= 0 and sum(counts) == math.prod(size)
     except (TypeError, ValueError, IndexError):
         return False
+
+
+def complete_instances(content: dict) -> None:
+    """Write out what other readers take for granted and labelling tools leave out.
+
+    Sides become whole numbers, a missing ``iscrowd`` 0, and of a mask the parts with fewer than
+    three points go, which pycocotools takes for boxes. Of two categories of one name, the one that
+    no object has goes: some tools write a group as a category of its own.
+
+    Args:
+        content (dict): As :func:`check_instances` accepts it; changed in place.
+    """
+    for image in content['images']:
+        image.update(height=int(image['height']), width=int(image['width']))
+    for annotation in content.get('annotations', ()):
+        annotation.setdefault('iscrowd', 0)
+        mask = annotation.get('segmentation')
+        if isinstance(mask, list):
+            annotation['segmentation'] = [part for part in mask if len(part) >= 6]
+    used = {annotation['category_id'] for annotation in content.get('annotations', ())}
+    named = {category['name'] for category in content['categories'] if category['id'] in used}
+    content['categories'] = [
+        category
+        for category in content['categories']
+        if category['id'] in used or category['name'] not in named
+    ]
+
+
+def leave_out_faulty(content: dict, left_out: LeftOut) -> None:
+    """Take out the objects whose box can be none.
+
+    Args:
+        content (dict): As :func:`check_instances` accepts it; changed in place.
+        left_out (LeftOut): Where they are counted.
+    """
+    if 'annotations' not in content:
+        return
+    images = {image['id']: image for image in content['images']}
+    left_out.total += len(content['annotations'])
+    kept = []
+    for annotation in content['annotations']:
+        x, y, width, height = annotation['bbox']
+        image = images[annotation['image_id']]
+        fault = find_box_fault((x, y, x + width, y + height), image['width'], image['height'])
+        if fault is None:
+            kept.append(annotation)
+        else:
+            left_out.add(fault, describe(annotation, image))
+    content['annotations'] = kept
+
+
+def find_cause(annotation: Mapping, with_mask: bool) -> str | None:
+    """Why an object whose box could be one counts neither in training nor in an evaluation.
+
+    Args:
+        annotation (Mapping): As :func:`complete_instances` leaves it.
+        with_mask (bool): Whether masks are needed.
+
+    Returns:
+        str | None: One of :data:`~mmdmformer.datasets.annotations.CURES`, or None if it counts.
+    """
+    x, y, width, height = annotation['bbox']
+    if min(x, y) >= 0 and max(x + width, y + height) <= 1:
+        return RELATIVE
+    if with_mask and not has_mask(annotation):
+        return NO_MASK
+    return CROWD if annotation['iscrowd'] else None
+
+
+def find_training_cause(annotation: Mapping, with_mask: bool) -> str | None:
+    """Likewise, with what mmdet's CocoDataset leaves out in training alone."""
+    if annotation.get('ignore'):
+        return IGNORED
+    cause = find_cause(annotation, with_mask)
+    if cause is None and min(annotation['bbox'][2:]) < 1:
+        return NARROW
+    if cause is None and annotation['area'] <= 0:
+        return ZERO_AREA
+    return cause
+
+
+def has_mask(annotation: Mapping) -> bool:
+    """Whether an object that :func:`complete_instances` has seen has a mask with a pixel."""
+    mask = annotation.get('segmentation')
+    if not isinstance(mask, Mapping):
+        return bool(mask)
+    counts = mask['counts']
+    return any((_decode_counts(counts) if isinstance(counts, str) else counts)[1::2])
+
+
+def describe(annotation: Mapping, image: Mapping) -> str:
+    """Name an object by its number, its image and its box."""
+    box = ', '.join(f'{number:g}' for number in annotation['bbox'])
+    return f'annotation {annotation["id"]} of {image["file_name"]}, bbox [{box}]'
 
 
 def _decode_counts(text: str) -> list[int]:

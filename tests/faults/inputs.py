@@ -189,7 +189,7 @@ def _damage_instances(data: Path, path: Path, content: bytes, rng: np.random.Gen
 def _read_instances(content: dict) -> dict[Any, list[tuple]]:
     """Label, corners, crowd and mask of each instance, by its image.
 
-    mmdet leaves out instances that are marked so, have no area or none within the image.
+    Left out are instances that are marked so, have no area, none within the image or no mask.
     """
     order = [category['name'] for category in content['categories']]
     names = {category['id']: category['name'] for category in content['categories']}
@@ -198,10 +198,14 @@ def _read_instances(content: dict) -> dict[Any, list[tuple]]:
     for instance in content.get('annotations', ()):
         x, y, w, h = instance['bbox']
         width, height = sizes[instance['image_id']]
-        inside = min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
-        if instance.get('ignore') or not inside or instance['area'] <= 0 or min(w, h) < 1:
+        area = instance.get('area', 1)  # that of the box or the mask if it is missing
+        finite = bool(np.isfinite(instance['bbox']).all())
+        inside = finite and min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+        if instance.get('ignore') or not inside or area <= 0 or min(w, h) < 1:
             continue
         label, mask = order.index(names[instance['category_id']]), instance.get('segmentation')
+        if not mask or mask == [[]]:
+            continue
         if isinstance(mask, dict) and isinstance(mask['counts'], list):
             bits = np.repeat(np.arange(len(mask['counts'])) % 2, mask['counts'])
             mask = bits.reshape(width, height).T

@@ -121,6 +121,15 @@ def paths_of(batches):
     return [sample.img_path for batch in batches for sample in batch['data_samples']]
 
 
+@pytest.fixture
+def log(monkeypatch):
+    """What is written into the log."""
+    found = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'handle', lambda record: found.append(record.getMessage()))
+    return found
+
+
 # Unreadable images
 
 
@@ -386,12 +395,6 @@ def short_box(content):
     return f'annotation {number} has the bbox [1, 2, 3] instead of four numbers: '
 
 
-def infinite_box(content):
-    content['annotations'][1]['bbox'] = [1, 2, 3, float('nan')]
-    number = content['annotations'][1]['id']
-    return f'annotation {number} has the bbox [1, 2, 3, nan] instead of four numbers: '
-
-
 def mask_of_other_size(content):
     mask = content['annotations'][1]['segmentation']
     mask['counts'][0] += 1
@@ -432,7 +435,7 @@ def image_without_size(content):
 
 COCO_FAULTS = [
     truncated, not_unicode, *map(edit, (of_no_image, of_no_category, without_box, short_box,
-                                        infinite_box, image_without_size, mask_of_other_size,
+                                        image_without_size, mask_of_other_size,
                                         far_polygon, id_twice, category_missing,
                                         categories_shuffled)),
 ]  # fmt: skip
@@ -468,24 +471,49 @@ def test_test_set_needs_no_annotations(data):
     assert check_instances(content, 'a.json') is None
 
 
-@with_workers
-def test_missing_mask_is_named_with_its_image(workers, data):
+BAD_OBJECTS = [
+    (dict(bbox=[9, 9, float('nan'), 4]), 'whose box is not finite'),
+    (dict(bbox=[9, 9, -3, 4]), 'whose box has swapped corners'),
+    (dict(bbox=[9, 9, 3, 0]), 'whose box has no area'),
+    (dict(bbox=[128, 9, 3, 4]), 'whose box lies outside its image'),
+    (dict(bbox=[0.2, 0.1, 0.3, 0.4]), 'whose box lies within 0 to 1'),
+    (dict(bbox=[9, 9, 0.5, 4]), 'whose box is narrower than a pixel'),
+    (dict(area=0), 'whose area is 0'),
+    (dict(iscrowd=1), 'that iscrowd marks'),
+    (dict(ignore=1), 'that ignore marks'),
+    (dict(segmentation=[[]]), 'without a mask of three points or more'),
+    (dict(segmentation=[[1, 2, 30, 40]]), 'without a mask of three points or more'),
+    (dict(segmentation=None), 'without a mask of three points or more'),
+]
+
+
+@pytest.mark.parametrize('changes, reason', BAD_OBJECTS)
+def test_object_that_takes_no_part_is_named_or_all_are_refused(changes, reason, data, log):
     path = data / 'coco/annotations/instances_train2017.json'
     content = json.loads(path.read_text())
-    annotation = content['annotations'][0]
-    del annotation['segmentation']
+    changed = content['annotations'][1]
+    changed.update(changes)
     path.write_text(json.dumps(content))
-    cfg = config('detection', data, workers)
+    cfg = config('detection', data, 0)
     cfg.train_dataloader.dataset.pipeline[1].with_mask = True
     cfg.train_pipeline = None
+    total = len(content['annotations'])
     loaded, _ = loader(cfg)
-    with pytest.raises(BadInputError) as stopped:
-        list(loaded)
-    number = annotation['image_id']
-    image = data / f'coco/train2017/{number:012d}.jpg'
-    assert str(stopped.value).startswith(
-        f'the annotation of image {image} (id {number}) in {path} cannot be read ('
+    (sentence,) = (line for line in log if 'take no part' in line)
+    box = ', '.join(f'{number:g}' for number in changed['bbox'])
+    assert sentence == (
+        f'{path}: 1 of {total} objects take no part: 1 {reason} (annotation {changed["id"]} of '
+        f'{changed["image_id"]:012d}.jpg, bbox [{box}]).'
     )
+    found = [sample.gt_instances for batch in loaded for sample in batch['data_samples']]
+    assert sum(map(len, found)) == total - 1
+    assert all(torch.isfinite(instances.bboxes.tensor).all() for instances in found)
+
+    for annotation in content['annotations']:
+        annotation.update(changes)
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadInputError, match=f'{total} of {total} .*: {total} {reason} .* none is'):
+        loader(cfg)
 
 
 # Whole runs

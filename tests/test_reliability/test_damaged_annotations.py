@@ -63,6 +63,7 @@ RUNS = 'has a mask whose run lengths do not fill its image of 2 x 3 pixels'
             dict(segmentation=[[0, 0, 1, float('nan'), 2, 2]]),
             'has the polygon [0, 0, 1, nan, 2, 2] instead of pairs of numbers',
         ),
+        (dict(area='4'), "has the area '4' instead of a number"),
         (dict(iscrowd='0'), "has the iscrowd '0' instead of 0 or 1"),
         (dict(bbox=[0, 0, 10**400, 1]), f'has the bbox [0, 0, 1{"0" * 69}... instead of four'),
         (dict(bbox='x'), "has the bbox 'x' instead of four numbers"),
@@ -81,7 +82,6 @@ def test_fault_of_an_instance_is_named(changes, fault):
         ('images', dict(width='3'), "entry 0 of images (id 1) has the width '3'"),
         ('images', dict(file_name=None), 'entry 0 of images (id 1) has the file_name None'),
         ('categories', dict(id=[2]), 'entry 0 of categories (id [2]) has the id [2]'),
-        ('annotations', dict(area='4'), "entry 0 of annotations (id 5) has the area '4'"),
         ('annotations', dict(image_id=None), 'entry 0 of annotations (id 5) has the image_id None'),
     ],
 )

@@ -49,7 +49,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='mmdmformer.datasets.iou_metric.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 tta_model = dict(type='SegTTAModel')

@@ -54,7 +54,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric',
+    type='mmdmformer.datasets.coco_metric.CocoMetric',
     ann_file=f'{data_root}/annotations/instances_val2017.json',
     metric=['bbox', 'segm'],
 )
