@@ -59,7 +59,7 @@ test_dataloader = dict(
     num_workers=num_workers, dataset=dict(**evaluation, ann_file=f'{lists}/test.txt')
 )
 val_evaluator = [
-    dict(type='CocoMetric', metric='bbox'),
+    dict(type='mmdmformer.datasets.coco_metric.CocoMetric', metric='bbox'),
     dict(type='VOCMetric', metric='mAP', eval_mode='area'),
 ]
 test_evaluator = val_evaluator

@@ -51,8 +51,12 @@ test_dataloader = dict(
     num_workers=num_workers,
     dataset=dict(**dataset, ann_file='annotations/test.json', pipeline=test_pipeline),
 )
-val_evaluator = dict(ann_file=f'{data_root}/annotations/val.json')
-test_evaluator = dict(ann_file=f'{data_root}/annotations/test.json')
+val_evaluator = dict(
+    ann_file=f'{data_root}/annotations/val.json', proposal_nums=(1, 10, max_objects)
+)
+test_evaluator = dict(
+    ann_file=f'{data_root}/annotations/test.json', proposal_nums=(1, 10, max_objects)
+)
 
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].update(end=warmup_iters)

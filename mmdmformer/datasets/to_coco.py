@@ -114,8 +114,8 @@ def split_of_name(name: str) -> str:
         str: The split.
 
     Examples:
-        >>> split_of_name('00071198d059ba7f5914a526d124d28e6d010c92466da21d4a04cd5413362552')
-        'test'
+        >>> [split_of_name(name) for name in ('a0', 'a1', 'a2')]
+        ['val', 'test', 'train']
     """
     digit = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
     return 'test' if digit < 2 else 'val' if digit == 2 else 'train'

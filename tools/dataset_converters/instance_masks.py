@@ -33,7 +33,8 @@ def main() -> None:
             path.write_text(json.dumps(content), encoding='utf-8')
             print(f'{path}: {len(chosen):,} images, {len(content["annotations"]):,} objects')
     except (BadInputError, OSError) as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':

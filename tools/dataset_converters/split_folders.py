@@ -27,7 +27,8 @@ def main() -> None:
             path.write_text('\n'.join([*lines, '']), encoding='utf-8')
             print(f'{path}: {len(lines):,} images')
     except (BadInputError, OSError) as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':

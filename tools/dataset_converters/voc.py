@@ -31,7 +31,8 @@ def main() -> None:
             images, boxes = (len(content[part]) for part in ('images', 'annotations'))
             print(f'{path}: {images:,} images, {boxes:,} boxes')
     except (BadInputError, OSError) as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':
