@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from families import CONFIGS, name_of
+from families import CONFIGS, SETS, name_of
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -14,7 +14,6 @@ from made_up_sets import NUCLEI, write_camvid, write_cifar10, write_nuclei, writ
 from mmdmformer.datasets.to_coco import masks_to_coco, split_folders
 from mmdmformer.engine.model import build_model
 
-SETS = ('cifar10', 'bccd', 'nuclei', 'camvid')
 FILES = sorted(path for name in SETS for path in (CONFIGS / name).glob('*.py'))
 NANO = [path for path in FILES if '-nano_' in path.stem]
 OBJECTS = [
