@@ -25,6 +25,9 @@ from ..checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint
 from ..engine.model import without_init_log
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
+# What benchmarks/real/run.py trained, by the model's name.
+_WEIGHTS = dict(dmformer_nano='dmformer-nano_cifar10.safetensors')
+_FOLDER = Path(__file__).parents[1] / 'weights'
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
 # What gives maps where a classifier's backbone gives one token.
 _MAPS = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
@@ -48,10 +51,10 @@ def list_models(pattern: str = '*') -> list[str]:
 
 def get_model(
     name: str,
-    pretrained: str | Path | None = None,
+    pretrained: str | Path | bool | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] = (0, 1, 2, 3),
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     in_channels: int = 3,
     **options: Any,
 ) -> nn.Module:
@@ -62,15 +65,19 @@ def get_model(
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (str | Path, optional): Checkpoint of a classifier, a file
-            or URL. A head for another number of classes is left out, which
-            the log says; all else must fit. Defaults to None.
+        pretrained (str | Path | bool, optional): Checkpoint of a classifier,
+            a file or URL, or True for the weights that come with the package:
+            those of ``dmformer_nano``, trained on the ten classes of
+            CIFAR-10, which the model then names as ``classes``. A head for
+            another number of classes is left out, which the log says; all
+            else must fit. Defaults to None.
         features_only (bool): Whether to return the stages' maps instead of
             logits. Defaults to False.
         out_indices (int | Sequence[int]): With ``features_only``, the stages;
             negative ones count from the end. Defaults to (0, 1, 2, 3).
-        num_classes (int): Classes; 0 gives the pooled features.
-            Defaults to 1000.
+        num_classes (int, optional): Classes; 0 gives the pooled features.
+            Defaults to 1000, and with ``pretrained=True`` to those of the
+            weights.
         in_channels (int): Channels of the image. Defaults to 3.
         **options: Further arguments of the backbone, such as
             ``drop_path_rate``.
@@ -80,7 +87,8 @@ def get_model(
         :class:`FeatureExtractor`.
 
     Raises:
-        ValueError: If there is no such name.
+        ValueError: If there is no such name, or no weights of that name come
+            with the package.
         ImportError: If the network builds on a toolbox that is missing.
         RuntimeError: If the checkpoint does not fit.
 
@@ -95,15 +103,43 @@ def get_model(
         ([32, 128], [8, 32])
     """
     options['in_channels'] = in_channels
+    classes: tuple[str, ...] = ()
+    if pretrained is True:
+        pretrained = shipped_weights(name)
+        classes = tuple(read_checkpoint(str(pretrained))['meta']['classes'])
     if features_only:
         backbone = build_features(name, out_indices=out_indices, **options)
-        if pretrained is not None:
+        if pretrained:
             _load_features(backbone, build_backbone(name, **options), str(pretrained))
         return FeatureExtractor(backbone)
+    if num_classes is None:
+        num_classes = len(classes) or 1000
     model = Classifier(build_backbone(name, **options), num_classes)
-    if pretrained is not None:
+    if pretrained:
         _load(model, str(pretrained))
+    model.classes = classes if num_classes == len(classes) else ()
     return model
+
+
+def shipped_weights(name: str) -> Path:
+    """Find the weights of a model that come with the package.
+
+    Args:
+        name (str): One of :func:`list_models`.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        ValueError: If there are none of that name.
+    """
+    _read(name)  # there must be such a model
+    if name not in _WEIGHTS:
+        raise ValueError(
+            f'pretrained=True: no weights of {name} come with the package, only those of '
+            f'{", ".join(_WEIGHTS)}: give pretrained the file of a checkpoint.'
+        )
+    return _FOLDER / _WEIGHTS[name]
 
 
 def data_settings(name: str) -> dict[str, Any]:
@@ -196,7 +232,13 @@ class Classifier(nn.Module):
     Args:
         backbone (nn.Module): The backbone, whose last output is classified.
         num_classes (int): Classes; 0 for pooled features.
+
+    Attributes:
+        classes (tuple[str, ...]): Their names, where weights that come with
+            the package are loaded; else none.
     """
+
+    classes: tuple[str, ...] = ()
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmdmformer import get_model, list_models
-from mmdmformer.apis import data_settings
+from mmdmformer.apis import data_settings, models
+from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +136,26 @@ def test_a_head_for_other_classes_is_left_out(trained, images, capsys):
     assert model(images).shape == (2, 3)
     pooled = get_model('dmformer_nano', pretrained=path, num_classes=0).eval()
     torch.testing.assert_close(pooled(images), reference.extract_feat(images)[0])
+
+
+def test_weights_of_the_package_bring_their_classes(trained, images, tmp_path, monkeypatch):
+    reference, path = trained('dmformer_nano')
+    content = dict(meta=dict(classes=list('abcdefghij')), state_dict=torch.load(path)['state_dict'])
+    shipped = models.shipped_weights('dmformer_nano')
+    (tmp_path / shipped.name).write_bytes(to_bytes(content))
+    monkeypatch.setattr(models, '_FOLDER', tmp_path)
+    model = get_model('dmformer_nano', pretrained=True).eval()
+    assert model.classes == tuple('abcdefghij')
+    torch.testing.assert_close(model(images), reference.head(reference.extract_feat(images)))
+    other = get_model('dmformer_nano', pretrained=True, num_classes=3).eval()
+    assert other.classes == () and other(images).shape == (2, 3)
+    assert other.backbone.stem[0].weight.equal(model.backbone.stem[0].weight)
+    features = get_model('dmformer_nano', pretrained=True, features_only=True).eval()
+    torch.testing.assert_close(features(images)[-1], model.backbone(images)[-1])
+    with pytest.raises(ValueError, match='no weights of san19 come with the package'):
+        get_model('san19', pretrained=True)
+    with pytest.raises(ValueError, match="no model 'san18'"):
+        get_model('san18', pretrained=True)
 
 
 def test_what_does_not_fit_is_refused(trained, tmp_path):

@@ -14,6 +14,8 @@ FAMILIES: dict[str, Family] = {
     if path.stem not in ('__init__', 'courses', 'family')
 }
 PRODUCTION = sorted(path for name in FAMILIES for path in (CONFIGS / name).glob('*.py'))
+# Public data sets with a folder of their own, whose leaves inherit a recipe of DMFormer.
+SETS = ('bccd', 'camvid', 'cifar10', 'nuclei')
 MINI = sorted((CONFIGS / 'mini').glob('*.py'))
 FILES = PRODUCTION + MINI
 MAIN = [path for path in PRODUCTION if path.stem in FAMILIES[path.parent.name].recipes]

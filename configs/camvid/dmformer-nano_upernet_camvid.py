@@ -1,0 +1,11 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'dmformer-s_upernet_camvid.py'
+
+pretrained = 'mmdmformer/weights/dmformer-nano_cifar10.safetensors'  # None trains from scratch
+
+model = dict(
+    backbone=dict(arch='nano', drop_path_rate=0.0, init_cfg=dict(checkpoint=pretrained)),
+    decode_head=dict(in_channels=[16, 32, 80, 128], channels=64),
+    auxiliary_head=dict(in_channels=80, channels=32),
+)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))

@@ -1,0 +1,33 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+# The production recipe on road scenes, with a shorter schedule.
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/camvid.py',
+    '../_base_/schedules/adamw_160k_ade20k.py',
+    '../_base_/segmentation_runtime.py',
+]
+
+pretrained = None  # file or URL of a checkpoint; None trains from scratch
+max_iters = 1000
+warmup_iters = 50
+
+heads = dict(num_classes=len(_base_.classes), ignore_index=_base_.void)
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size, seg_pad_val=_base_.void),
+    backbone=dict(
+        type='DMFormer',
+        arch='small',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.3,
+        init_cfg=dict(type='CheckedPretrained', checkpoint=pretrained),
+    ),
+    decode_head=dict(in_channels=[64, 128, 320, 512], **heads),
+    auxiliary_head=dict(in_channels=320, **heads),
+)
+
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].update(end=warmup_iters)
+param_scheduler[1].update(begin=warmup_iters, end=max_iters)
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 4)
+auto_scale_lr = dict(base_batch_size=_base_.batch_size)
+default_hooks = dict(checkpoint=dict(interval=max_iters // 4))

@@ -1,0 +1,28 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+# So few epochs on so few weights leave nothing to regularise: no Mixup and CutMix, no RandAugment,
+# no drop path, and less erasing.
+_base_ = 'dmformer-s_cifar10.py'
+
+batch_size = 64
+max_epochs = 16
+warmup_epochs = 1
+
+model = dict(
+    backbone=dict(arch='nano', drop_path_rate=0.0),
+    head=dict(in_channels=128),
+    train_cfg=dict(_delete_=True),
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[4].update(erase_prob=0.1)
+train_pipeline.pop(3)
+train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=batch_size)
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].update(end=warmup_epochs)
+param_scheduler[1].update(T_max=max_epochs - warmup_epochs, begin=warmup_epochs, end=max_epochs)
+train_cfg = dict(max_epochs=max_epochs)
+auto_scale_lr = dict(base_batch_size=batch_size)

@@ -1,0 +1,39 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Write the boxes of a data set in Pascal VOC's layout as COCO's JSON files, one for each list.
+
+Their numbers are those that mmdet's XMLDataset gives.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmdmformer.datasets.bad_input import BadInputError
+from mmdmformer.datasets.to_coco import voc_to_coco
+
+
+def main() -> None:
+    """Convert as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('root', type=Path, help='folder that holds Annotations and ImageSets/Main')
+    parser.add_argument('--classes', nargs='+', required=True, help='in the order of their labels')
+    parser.add_argument('--splits', nargs='+', default=['train', 'val', 'test'])
+    parser.add_argument('--out', type=Path, help='folder to write (default: coco in it)')
+    args = parser.parse_args()
+    out = args.out or args.root / 'coco'
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for split in args.splits:
+            content = voc_to_coco(args.root, split, args.classes)
+            path = out / f'{split}.json'
+            path.write_text(json.dumps(content), encoding='utf-8')
+            images, boxes = (len(content[part]) for part in ('images', 'annotations'))
+            print(f'{path}: {images:,} images, {boxes:,} boxes')
+    except (BadInputError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
