@@ -202,7 +202,7 @@ def _find_instance_fault(
 def most_objects(dataset: BaseDataset) -> tuple[int, str]:
     """How many objects the fullest image of a data set holds, and which that is."""
     counts = (
-        (sum(not found.get('ignore_flag') for found in info['instances']), info['img_path'])
+        (sum(not found.get('ignore_flag') for found in info['instances']), str(info['img_path']))
         for info in map(dataset.get_data_info, range(len(dataset)))
     )
     return max(counts, default=(0, ''))

@@ -197,10 +197,10 @@ def check_metric(metric: Any, datasets: Sequence[BaseDataset]) -> None:
         return
     for dataset in datasets:
         for info in map(dataset.get_data_info, range(len(dataset))):
-            if info['img_id'] not in truth.imgs:
+            if info.get('img_id') not in truth.imgs:
                 raise BadInputError(
-                    f'{info["img_path"]} (id {info["img_id"]}) of {dataset.ann_file} is not in the '
-                    "ann_file of the evaluator: give it the data set's."
+                    f'{info.get("img_path")} (id {info.get("img_id")}) of {dataset.ann_file} is '
+                    "not in the ann_file of the evaluator: give it the data set's."
                 )
     if isinstance(metric, CocoMetric):
         return

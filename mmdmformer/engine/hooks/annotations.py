@@ -143,6 +143,8 @@ def _void_labels(runner, dataset: BaseDataset) -> Iterator[tuple[str, int | None
 def _check_evaluation(loop: BaseLoop, model: Any) -> None:
     """Check what counts objects: the model's limit and the metrics."""
     datasets = [found for found in base_datasets(loop.dataloader.dataset) if _has_objects(found)]
+    if not datasets:
+        return
     config = getattr(model, 'test_cfg', None) or {}
     limit = (config.get('rcnn') or config).get('max_per_img')
     for dataset in datasets:
@@ -154,7 +156,7 @@ def _check_evaluation(loop: BaseLoop, model: Any) -> None:
                 'current',
                 logging.WARNING,
             )
-    if datasets and 'mmdet.evaluation' in sys.modules:
+    if 'mmdet.evaluation' in sys.modules:
         from ...datasets.coco_metric import check_metric  # slow to import
 
         for metric in loop.evaluator.metrics:
