@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Real faults in copies of the built-in data, read by the pipelines of the three toolboxes."""
 
+import contextlib
 import json
 import multiprocessing
 import shutil
@@ -113,7 +114,9 @@ def _end_workers():
     """At once, where torch waits 5 seconds for each."""
     yield
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        with contextlib.suppress(RuntimeError):  # torch's, of a worker that ends before it begins
+            worker.terminate()
+            worker.join(20)
 
 
 def paths_of(batches):
