@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -215,11 +216,11 @@ def test_momentum_and_weight_decay_that_change(without_data, tmp_path):
     assert (tmp_path / 'folder/plot.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_optimiser_without_momentum_and_with_mixed_precision(without_data):
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
+def test_optimiser_without_momentum_and_with_mixed_precision(kind, without_data):
     cfg = short_segmentation()
-    cfg.optim_wrapper = dict(
-        type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='Adagrad', lr=1.0)
-    )
+    optimizer = dict(type='Adagrad', lr=1.0)
+    cfg.optim_wrapper = dict(type=kind, loss_scale='dynamic', optimizer=optimizer)
     schedule = compute_schedule(cfg, gpus=8, quiet=True)
     assert np.isnan(schedule.values['momentum']).all()
     assert 'momentum' not in format_schedule(schedule)
