@@ -71,8 +71,8 @@ class AnnotationsHook(Hook):
 
     def before_run(self, runner) -> None:
         """Check all data and metrics."""
-        for dataloader, training in built_dataloaders(runner):
-            started = training and hasattr(runner.train_loop, 'dataloader_iterator')
+        for split, dataloader in built_dataloaders(runner):
+            started = split == 'train' and hasattr(runner.train_loop, 'dataloader_iterator')
             too_late = started and dataloader.num_workers > 0
             self._check(runner, dataloader, refuse=too_late or self.bad_objects == 'refuse')
         for name in ('_val_loop', '_test_loop'):
