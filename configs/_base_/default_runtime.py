@@ -14,6 +14,8 @@ randomness = dict(seed=0, diff_rank_seed=True, deterministic=False)
 default_hooks = dict(
     # going on from the newest intact checkpoint, on the schedule of this config
     resume=dict(type='ResumeHook'),
+    # objects with a fault are left out and named, or refused ('refuse'), before the first step
+    annotations=dict(type='AnnotationsHook', bad_objects='leave_out'),
     # the share of unreadable training images that are replaced by others; more stop the run
     images=dict(type='UnreadableImagesHook', limit=0.001),
     # a loss or gradient that is not finite ends the run ('stop') or costs the batch ('skip');

@@ -111,7 +111,7 @@ def annotation_steps(step: Any) -> Iterator[Any]:
     """Yield the steps of a pipeline that load annotations."""
     from mmcv.transforms import LoadAnnotations  # slow to import
 
-    if isinstance(step, (LoadAnnotations, _AnnotationGuard)):
+    if isinstance(step, (LoadAnnotations, AnnotationGuard)):
         yield getattr(step, 'load', step)
         return
     for name in ('transforms', 'subroutines'):
@@ -142,7 +142,7 @@ def _guard(step: Any, dataset: BaseDataset, bad_images: BadImages | None) -> Any
     if isinstance(step, LoadImageFromFile):
         return _ImageGuard(step, bad_images)
     if isinstance(step, LoadAnnotations):
-        return _AnnotationGuard(step, dataset)
+        return AnnotationGuard(step, dataset)
     for name in ('transforms', 'subroutines'):
         inner = getattr(step, name, None)
         if isinstance(inner, list):
@@ -179,7 +179,8 @@ class _ImageGuard:
         self.bad_images = bad_images
 
     def __call__(self, results: dict) -> dict | None:
-        size = results.get('height'), results.get('width')  # of detection
+        # of detection; some tools write 0 x 0 for a size that they do not know
+        size = results.get('height') or None, results.get('width') or None
         try:
             _refuse_bomb(results['img_path'])
             loaded, cause = self.load(results), 'it is empty'
@@ -200,8 +201,13 @@ class _ImageGuard:
         return repr(self.load)
 
 
-class _AnnotationGuard:
-    """A step that loads annotations and checks those of segmentation."""
+class AnnotationGuard:
+    """A step that loads annotations and checks those of segmentation.
+
+    Args:
+        load (Any): The step of a toolbox.
+        dataset (BaseDataset): The data set that it works for.
+    """
 
     def __init__(self, load: Any, dataset: BaseDataset) -> None:
         self.load = load
@@ -210,17 +216,42 @@ class _AnnotationGuard:
         self.ignored = getattr(dataset, 'ignore_index', None)  # segmentation has one
 
     def __call__(self, results: dict) -> dict:
+        results = self._load(results)
+        if self.ignored is not None and self.num_classes:
+            self._check_file(results)
+            self._check_shape(results)
+            self._check_values(results)
+        return results
+
+    def read(self, results: dict) -> np.ndarray:
+        """Load the labels of segmentation, without the image whose size they must have.
+
+        Args:
+            results (dict): An entry of the data set.
+
+        Returns:
+            np.ndarray: Labels, as training gets them.
+
+        Raises:
+            BadInputError: If they cannot be used.
+        """
+        results = self._load(results)
+        self._check_values(results)
+        return results['gt_seg_map']
+
+    def _load(self, results: dict) -> dict:
         try:
-            results = self.load(results)
+            return self.load(results)
+        except AssertionError as error:  # mmseg's, of settings that contradict each other
+            raise BadInputError(
+                f'the pipeline loads no annotation ({error}): give the step and the data set the '
+                'same settings.'
+            ) from error
         except Exception as error:  # each decoder has its own
             raise BadInputError(
                 f'{self._name(results)} cannot be read ({_describe(error)}): correct or restore '
                 'the file.'
             ) from error
-        if self.ignored is not None and self.num_classes:
-            self._check_file(results)
-            self._check_labels(results)
-        return results
 
     def _name(self, results: dict) -> str:
         if results.get('seg_map_path'):
@@ -234,22 +265,34 @@ class _AnnotationGuard:
             if fault is not None:
                 raise BadInputError(f'{self._name(results)} {fault}: correct or restore the file.')
 
-    def _check_labels(self, results: dict) -> None:
+    def _check_shape(self, results: dict) -> None:
         labels, shape = results['gt_seg_map'], tuple(results['ori_shape'][:2])
         if labels.shape != shape:
             raise BadInputError(
                 f'{self._name(results)} has the shape {labels.shape}, but its image '
                 f'{results["img_path"]} {shape}: restore the right pair of files.'
             )
+
+    def _check_values(self, results: dict) -> None:
+        labels = results['gt_seg_map']
         wrong = (labels >= self.num_classes) & (labels != self.ignored)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0].tolist()
-            shift = int(bool(results.get('reduce_zero_label')))  # the file counts from 1 then
+        if not wrong.any():
+            return
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        value = int(labels[place])
+        shift = int(bool(results.get('reduce_zero_label')))  # the file counts from 1 then
+        if shift and value == 255:
             raise BadInputError(
-                f'{self._name(results)} has the value {int(labels[row, column]) + shift} in row '
-                f'{row}, column {column}, but the last of the {self.num_classes} classes has '
-                f'{self.num_classes - 1 + shift}: correct the file or the classes of the data set.'
+                f'reduce_zero_label makes 255 of label 0, and the data set of '
+                f'{results["seg_map_path"]} has ignore_index={self.ignored}: set 255.'
             )
+        raise BadInputError(
+            f'{self._name(results)} has the value {value + shift} in row {place[0]}, column '
+            f'{place[1]}, but the last of the {self.num_classes} classes has '
+            f'{self.num_classes - 1 + shift}: correct the file or the classes of the data set, or, '
+            f'for a label that is not to be learned, set ignore_index={value} in the data set, the '
+            'heads and the metric, and seg_pad_val in the data_preprocessor.'
+        )
 
     def __repr__(self) -> str:
         return repr(self.load)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
+from mmengine.fileio import get_local_path
 from pycocotools import mask as mask_tools
 
-from .annotations import LeftOut
-from .bad_input import BadInputError, annotation_steps
+from .annotations import LeftOut, needs_masks
+from .bad_input import BadInputError
 from .instances import (
     check_instances,
     complete_instances,
@@ -63,6 +64,20 @@ class CheckedCOCO(COCO):
             return float(mask_tools.area(self.annToRLE(annotation)))
         return annotation['bbox'][2] * annotation['bbox'][3]
 
+    def count_left_out(self, annotations: list[dict], cat_ids: list, with_mask: bool) -> None:
+        """Count which objects take no part in training.
+
+        Args:
+            annotations (list[dict]): Of this file.
+            cat_ids (list): Their categories that are classes.
+            with_mask (bool): Whether masks are needed.
+        """
+        for annotation in annotations:
+            if annotation['category_id'] not in cat_ids:
+                self.left_out.total -= 1
+            elif (cause := find_training_cause(annotation, with_mask)) is not None:
+                self.left_out.add(cause, describe(annotation, self.imgs[annotation['image_id']]))
+
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()
     ) -> list:
@@ -83,6 +98,12 @@ class CheckedCOCO(COCO):
         names = [self.cats[number]['name'] for number in found]
         if cat_names and names != list(cat_names):
             missing = [name for name in cat_names if name not in names]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise BadInputError(
+                    f'{self._name} has two categories called {twice}: give their objects '
+                    'one category_id, or the categories two names.'
+                )
             fault = f'has no category {missing[0]}' if missing else f'has the order {names[:20]}'
             raise BadInputError(
                 f'{self._name} {fault}, and its order of categories numbers the labels: give the '
@@ -110,8 +131,7 @@ class CocoDataset(MMDetCocoDataset):
             BadInputError: If the file is broken, or if no object of it takes part.
         """
         self.left_out = LeftOut(self.ann_file)
-        steps = annotation_steps(self.pipeline)
-        self._with_mask = any(getattr(step, 'with_mask', False) for step in steps)
+        self._with_mask = needs_masks(self)
         data_list = super().load_data_list()
         self.left_out.report()
         return data_list
@@ -126,13 +146,7 @@ class CocoDataset(MMDetCocoDataset):
             dict: What the pipeline gets.
         """
         self.left_out = self.coco.left_out
-        for annotation in raw_data_info['raw_ann_info']:
-            if annotation['category_id'] not in self.cat2label:
-                self.left_out.total -= 1
-                continue
-            cause = find_training_cause(annotation, self._with_mask)
-            if cause is not None:
-                self.left_out.add(cause, describe(annotation, raw_data_info['raw_img_info']))
+        self.coco.count_left_out(raw_data_info['raw_ann_info'], self.cat_ids, self._with_mask)
         parsed = super().parse_data_info(raw_data_info)
         if self._with_mask:
             parsed['instances'] = [found for found in parsed['instances'] if 'mask' in found]
@@ -154,3 +168,23 @@ class CocoDataset(MMDetCocoDataset):
                 'correct or restore the file.'
             )
         return data_list
+
+
+def read_left_out(dataset: MMDetCocoDataset) -> LeftOut | None:
+    """Which objects mmdet's own CocoDataset has left out of its file, without a word.
+
+    Args:
+        dataset (MMDetCocoDataset): Whose file is read again, and checked.
+
+    Returns:
+        LeftOut | None: None for data sets that read their files otherwise.
+    """
+    kind = type(dataset)
+    for method in ('load_data_list', 'parse_data_info'):
+        if getattr(kind, method, None) is not getattr(MMDetCocoDataset, method):
+            return None
+    with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
+        coco = CheckedCOCO(path, dataset.ann_file)
+    categories = coco.get_cat_ids(cat_names=dataset.metainfo['classes'])
+    coco.count_left_out(coco.dataset.get('annotations', []), categories, needs_masks(dataset))
+    return coco.left_out

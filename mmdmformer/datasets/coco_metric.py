@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval, COCOevalMP
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmengine.dataset import BaseDataset
 from mmengine.fileio import get_local_path, load
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from .annotations import CROWD
+from .annotations import CROWD, NO_MASK
+from .bad_input import BadInputError
 from .coco import CheckedCOCO
 from .instances import describe, find_cause
 
@@ -62,7 +64,6 @@ class CocoMetric(MMDetCocoMetric):
                 "metric='proposal_fast' of CocoMetric fails in mmdet 3.3 with numpy 1.24 or "
                 "newer: take 'proposal'."
             )
-        self.ann_file = ann_file
         self.limit = self.proposal_nums[-1]
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
         names = self._names(ap=True) + self._names(ap=False)
@@ -85,25 +86,7 @@ class CocoMetric(MMDetCocoMetric):
         self._dataset_meta = meta
         if self._coco_api is not None and 'classes' in meta:
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=meta['classes'])
-            self._tell_limit()
-
-    def _tell_limit(self) -> None:
-        """Say it if a picture holds more objects of a class than are counted."""
-        count = Counter(
-            (annotation['image_id'], annotation['category_id'])
-            for annotation in self._coco_api.dataset.get('annotations', ())
-            if annotation['category_id'] in self.cat_ids and not annotation['iscrowd']
-        )
-        (image, category), most = max(count.items(), key=lambda item: item[1], default=((0, 0), 0))
-        if most > self.limit:
-            print_log(
-                f'{self.ann_file}: {self._coco_api.imgs[image]["file_name"]} holds {most} objects '
-                f'of class {self._coco_api.cats[category]["name"]}, and AP counts {self.limit} '
-                'detections an image and class: give CocoMetric proposal_nums=(1, 10, '
-                f'{most}), and the model a max_per_img that is no smaller.',
-                'current',
-                logging.WARNING,
-            )
+            _tell_limit(self, self.limit)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the numbers.
@@ -119,7 +102,6 @@ class CocoMetric(MMDetCocoMetric):
             prefix = self.outfile_prefix or f'{folder}/results'
             if self._coco_api is None:
                 self._coco_api = COCO(self.gt_to_coco_json(truths, prefix))
-                self.ann_file = 'the data set'
                 self.dataset_meta = self._dataset_meta
             self.img_ids = self._coco_api.get_img_ids()
             files = self.results2json(predictions, prefix)
@@ -197,6 +179,76 @@ class CocoMetric(MMDetCocoMetric):
         named = [(self._coco_api.cats[key]['name'], *rows[key]) for key in self.cat_ids]
         print_log('\n' + AsciiTable([['category', *names], *named]).table, 'current')
         return {f'{name}_precision': number for name, number, *_ in named}
+
+
+def check_metric(metric: Any, datasets: Sequence[BaseDataset]) -> None:
+    """Refuse a metric of mmdet's that will be wrong, or end in an error, after the first epoch.
+
+    Args:
+        metric (Any): Of any class.
+        datasets (Sequence[BaseDataset]): Of its loop.
+
+    Raises:
+        BadInputError: If it lacks an image of the data sets, or if mmdet's own CocoMetric cannot
+            count its objects.
+    """
+    truth = getattr(metric, '_coco_api', None)
+    if not isinstance(metric, MMDetCocoMetric) or truth is None or metric.format_only:
+        return
+    for dataset in datasets:
+        for info in map(dataset.get_data_info, range(len(dataset))):
+            if info.get('img_id') not in truth.imgs:
+                raise BadInputError(
+                    f'{info.get("img_path")} (id {info.get("img_id")}) of {dataset.ann_file} is '
+                    "not in the ann_file of the evaluator: give it the data set's."
+                )
+    if isinstance(metric, CocoMetric):
+        return
+    categories = [category['id'] for category in truth.dataset['categories']]
+    annotations = truth.dataset.get('annotations', ())
+    faults = {
+        'an object whose id is 0 or text cannot be found': lambda: any(
+            found['id'] == 0 or isinstance(found['id'], str) for found in annotations
+        ),
+        'objects lack iscrowd or area': lambda: any(
+            not {'iscrowd', 'area'} <= found.keys() for found in annotations
+        ),
+        'objects lack a mask': lambda: (
+            'segm' in metric.metrics
+            and any(find_cause(found, True) == NO_MASK for found in annotations)
+        ),
+        "classwise shows other classes' numbers, as categories are not sorted by id": lambda: (
+            metric.classwise and categories != sorted(categories)
+        ),
+        'AP is -1, as 100 is not among proposal_nums': lambda: 100 not in metric.proposal_nums,
+    }
+    for fault, holds in faults.items():
+        if holds():
+            raise BadInputError(
+                f"the numbers of mmdet's CocoMetric will be wrong or missing ({fault}): name "
+                f"type='{__name__}.CocoMetric' in the evaluator."
+            )
+    _tell_limit(metric, 100)
+
+
+def _tell_limit(metric: MMDetCocoMetric, limit: int) -> None:
+    """Say it if a picture holds more objects of a class than are counted."""
+    truth, categories = metric._coco_api, set(metric.cat_ids or metric._coco_api.cats)
+    count = Counter(
+        (annotation['image_id'], annotation['category_id'])
+        for annotation in truth.dataset.get('annotations', ())
+        if annotation['category_id'] in categories and not annotation['iscrowd']
+    )
+    (image, category), most = max(count.items(), key=lambda item: item[1], default=((0, 0), 0))
+    if most > limit:
+        print_log(
+            f'{truth.imgs[image]["file_name"]} holds {most} objects of class '
+            f'{truth.cats[category]["name"]}, and AP counts {limit} detections an image and class: '
+            f"name type='{__name__}.CocoMetric' with proposal_nums=(1, 10, {most}) as evaluator, "
+            'and no smaller max_per_img in test_cfg of the model.',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _read(path: str, name: str, sort_categories: bool, with_mask: bool) -> CheckedCOCO:

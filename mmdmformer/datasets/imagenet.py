@@ -2,11 +2,13 @@
 """ImageNet's folders and lists, checked when they are read. Imported only with mmpretrain."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine import list_from_file
 from mmpretrain.datasets import ImageNet as MMPretrainImageNet
 
+from .annotations import check_class_folders
 from .bad_input import BadInputError
 
 
@@ -16,8 +18,12 @@ class ImageNet(MMPretrainImageNet):
     It numbers the classes by the order of their folders. So a folder that one split lacks, or has
     under another name, moves the labels of all that follow.
 
+    It also reads the files that end in .webp and .tiff.
+
     In a config: ``type='mmdmformer.datasets.imagenet.ImageNet'``, which needs no import.
     """
+
+    IMG_EXTENSIONS = (*MMPretrainImageNet.IMG_EXTENSIONS, '.tiff', '.webp')
 
     def load_data_list(self) -> list[dict]:
         """Find the images and their labels.
@@ -32,7 +38,7 @@ class ImageNet(MMPretrainImageNet):
         if self.with_label and self.ann_file:
             _check_list(self.ann_file, len(self.CLASSES))
         elif self.with_label and Path(self.img_prefix).is_dir():  # no address of a store
-            _check_folders(Path(self.img_prefix), len(self.CLASSES))
+            _check_folders(Path(self.img_prefix), self.CLASSES)
         return super().load_data_list()
 
 
@@ -58,13 +64,14 @@ def _check_list(path: str, num_classes: int) -> None:
             )
 
 
-def _check_folders(folder: Path, num_classes: int) -> None:
-    names = _folders_in(folder)
+def _check_folders(folder: Path, classes: Sequence[str]) -> None:
+    names, num_classes = _folders_in(folder), len(classes)
     if len(names) != num_classes:
         raise BadInputError(
             f'{folder} has {len(names):,} class folders, and the data set {num_classes:,} classes: '
             'restore the folder, or set classes in metainfo.'
         )
+    check_class_folders(sorted(names), classes, str(folder))
     training = folder.parent / 'train'
     different = names ^ _folders_in(training) if training.is_dir() else None
     if different:

@@ -156,7 +156,7 @@ def complete_instances(content: dict) -> None:
 
     Sides become whole numbers, a missing ``iscrowd`` 0, and of a mask the parts with fewer than
     three points go, which pycocotools takes for boxes. Of two categories of one name, the one that
-    no object has goes: some tools write a group as a category of its own.
+    no object has goes, or the first: some tools write a group as a category of its own.
 
     Args:
         content (dict): As :func:`check_instances` accepts it; changed in place.
@@ -170,10 +170,12 @@ def complete_instances(content: dict) -> None:
             annotation['segmentation'] = [part for part in mask if len(part) >= 6]
     used = {annotation['category_id'] for annotation in content.get('annotations', ())}
     named = {category['name'] for category in content['categories'] if category['id'] in used}
+    last = {category['name']: category['id'] for category in content['categories']}
     content['categories'] = [
         category
         for category in content['categories']
-        if category['id'] in used or category['name'] not in named
+        if category['id'] in used
+        or (category['name'] not in named and category['id'] == last[category['name']])
     ]
 
 
@@ -231,10 +233,10 @@ def find_training_cause(annotation: Mapping, with_mask: bool) -> str | None:
 
 
 def has_mask(annotation: Mapping) -> bool:
-    """Whether an object that :func:`complete_instances` has seen has a mask with a pixel."""
+    """Whether an object has a polygon of three points or more, or run lengths with a pixel."""
     mask = annotation.get('segmentation')
     if not isinstance(mask, Mapping):
-        return bool(mask)
+        return any(len(part) >= 6 for part in mask or ())
     counts = mask['counts']
     return any((_decode_counts(counts) if isinstance(counts, str) else counts)[1::2])
 

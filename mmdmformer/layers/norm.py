@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -22,4 +24,23 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (B, C, H, W) at every position."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if torch.compiler.is_compiling() and y.requires_grad:
+            y = _GradientOfSameFormat.apply(y)
+        return y
+
+
+class _GradientOfSameFormat(torch.autograd.Function):
+    """Nothing but for the layout of the gradient.
+
+    For gradients that are not contiguous, torch 2.11 predicts other strides than the backward of
+    its layer norm gives, and a compiled network ends at the next view.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=torch.channels_last)

@@ -29,6 +29,9 @@ def pad_by_reflection(x: Tensor, width: int) -> Tensor:
                 [0., 0., 1., 2., 2.],
                 [0., 0., 1., 2., 2.]])
     """
+    if torch.compiler.is_compiling():
+        # torch 2.11 predicts contiguous maps, which on CPUs its operator gives for such alone.
+        x = x.contiguous()
     mode = 'reflect' if min(x.shape[2:]) > width else 'replicate'
     return F.pad(x, (width,) * 4, mode=mode)
 

@@ -89,12 +89,7 @@ def test_layer_depth_rises_from_block_to_block(mixer, deploy):
 
 
 @each_mixer
-def test_capture_in_one_graph(mixer, request):
-    if mixer == MIXERS['ACmix']:
-        reason = (
-            'torch expects other strides of maps with the channels last than its operators give'
-        )
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=RuntimeError, strict=True))
+def test_capture_in_one_graph(mixer):
     torch.compiler.reset()
     model, x = build(mixer).double().train(), torch.rand(2, 3, 64, 64).double()
     twin = copy.deepcopy(model)

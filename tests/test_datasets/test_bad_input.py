@@ -1,9 +1,11 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Real faults in copies of the built-in data, read by the pipelines of the three toolboxes."""
 
+import contextlib
 import json
 import multiprocessing
 import shutil
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -114,7 +116,9 @@ def _end_workers():
     """At once, where torch waits 5 seconds for each."""
     yield
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        with contextlib.suppress(RuntimeError):  # torch's, of a worker that ends before it begins
+            worker.terminate()
+            worker.join(20)
 
 
 def paths_of(batches):
@@ -583,3 +587,48 @@ def test_training_names_the_broken_entry(python, data):
     assert result.returncode == 2
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith(f'error: {expected}')
+
+
+def all_crowds(data):
+    path = data / 'coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+    path.write_text(json.dumps(content))
+    count = len(content['annotations'])
+    return f'{path}: {count} of {count} objects take no part: {count} that iscrowd marks ('
+
+
+def zeros_and_255(data):
+    folder = data / 'ade/ADEChallengeData2016/annotations/training'
+    for path in folder.iterdir():
+        cv2.imwrite(str(path), np.where(cv2.imread(str(path), 0) > 1, 255, 0).astype(np.uint8))
+    return f'the 10 label images of {folder} hold nothing but 255 after reduce_zero_label, and '
+
+
+def classes_reversed(data):
+    return f'the classes of the data set have digit_9 in place 0, and the folders of {data}'
+
+
+@pytest.mark.parametrize(
+    'task, toolbox, fault',
+    [
+        ('classification', 'mmpretrain', classes_reversed),
+        ('detection', 'mmdet', all_crowds),
+        ('segmentation', 'mmseg', zeros_and_255),
+    ],
+)
+def test_toolboxes_own_entry_ends_before_the_first_step(task, toolbox, fault, python, data):
+    tool = Path(find_spec(toolbox).origin).parent / '.mim/tools/train.py'
+    if not tool.is_file():
+        pytest.skip(f'{toolbox} brings no tools')
+    expected = fault(data)
+    cfg = config(task, data, 0)
+    if fault is classes_reversed:
+        cfg.train_dataloader.dataset.metainfo.classes = cfg.classes[::-1]
+    cfg.dump(data / 'config.py')
+    result = python(tool, data / 'config.py', cwd=data)
+    assert result.returncode != 0
+    last = result.stderr.splitlines()[-1].partition('BadInputError: ')[2]
+    assert last.startswith(expected)
+    assert 'lr:' not in result.stdout + result.stderr

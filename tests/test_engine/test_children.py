@@ -2,9 +2,11 @@
 """What training asks of signals stays in the training process."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.pool import Pool
 
 import pytest
@@ -38,6 +40,28 @@ def test_forked_processes_have_the_handlers_from_before(listening):
     with Pool(1, context=multiprocessing.get_context('fork')) as pool:
         assert pool.map(handlers, [0]) == [[signal.SIG_DFL] * 2]
     assert signal.SIG_DFL not in handlers()
+
+
+def test_no_signal_is_lost_while_a_process_is_forked(listening):
+    """Python forgets what reaches a child before it is ready; a pool would wait for it forever."""
+    ends = []
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            time.sleep(5)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert ends == [-signal.SIGTERM] * 50
+
+
+def test_signals_arrive_after_a_fork(listening):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert listening.received == signal.SIGTERM
 
 
 def test_process_pool_ends(listening):

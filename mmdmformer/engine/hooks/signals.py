@@ -21,6 +21,7 @@ from ..sampling import built_dataloaders, protect_workers
 EXIT_CODE = 75  # "temporary failure, try again later" of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _listening: weakref.WeakSet[SignalHook] = weakref.WeakSet()
+_held = threading.local()  # a mask of signals belongs to a thread
 
 
 class Interrupted(SystemExit):
@@ -79,6 +80,7 @@ class SignalHook(Hook):
         """Give the signals their former meaning."""
         while self._replaced:
             signal.signal(*self._replaced.popitem())
+        _listening.discard(self)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save and end if a signal came."""
@@ -131,10 +133,24 @@ def save_interrupted(hook: CheckpointHook, runner, iteration: int) -> None:
     hook._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
 
 
-def _stop_listening_in_child() -> None:
+def _hold_signals() -> None:
+    """Python forgets the signals that a new process receives before it can handle any."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if _listening else ())
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+def _release_signals_in_child() -> None:
     """A process that others fork (a metric's pool, a logger) must end when it is told to."""
     for hook in list(_listening):
         hook.stop_listening()
+    _release_signals()
 
 
-os.register_at_fork(after_in_child=_stop_listening_in_child)
+os.register_at_fork(
+    before=_hold_signals,
+    after_in_parent=_release_signals,
+    after_in_child=_release_signals_in_child,
+)
