@@ -13,17 +13,25 @@ from mmengine.logging import MMLogger
 from rich.progress import Progress
 
 from gallery import make_entry, write_gallery
+from mmdmformer.checkpoints import read_checkpoint
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine import runtime
 from mmdmformer.engine.overrides import CfgOptions
 from predictions import Output, Predictor, Video, find_images, is_video
 
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = 'mmdmformer/weights', 'weights'
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('input', help='an image, a folder, a glob in quotation marks, or a video')
-    parser.add_argument('config', help='config file of any OpenMMLab toolbox')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'config',
+        help='config file of any OpenMMLab toolbox, or the name of weights that come with the '
+        'repository, such as dmformer-nano_cifar10',
+    )
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file, unless a name is given')
     parser.add_argument(
         '--out-dir', default='work_dirs/predictions', help='for the drawings: %(default)s'
     )
@@ -41,10 +49,34 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def find_shipped(name: str) -> tuple[str, str]:
+    """Find weights that come with the repository.
+
+    Args:
+        name (str): Of the file, without suffix.
+
+    Returns:
+        tuple[str, str]: Their config and the file.
+
+    Raises:
+        runtime.UsageError: If there is no such file.
+    """
+    files = {path.stem: path for folder in WEIGHTS for path in (ROOT / folder).glob('*')}
+    if name not in files:
+        raise runtime.UsageError(
+            f'{name} needs a checkpoint after it: only weights that come with the repository '
+            f'({", ".join(sorted(files)) or "none yet"}) bring their config.'
+        )
+    meta = read_checkpoint(str(files[name]))['meta']
+    return str(ROOT / meta['config']), str(files[name])
+
+
 def main() -> None:
     args = parse_args()
     MMLogger.get_instance('image_demo', log_level='WARNING')
     with runtime.one_sentence_errors():
+        if args.checkpoint is None:
+            args.config, args.checkpoint = find_shipped(args.config)
         video = Video(args.input, args.every) if is_video(args.input) else None
         images = find_images(args.input) if video is None else video
         predictor = Predictor(

@@ -192,10 +192,9 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
     Raises:
         UsageError: If the test fails, or a metric is missing.
     """
-    cfg = Config.fromfile(ROOT / f'configs/{config}.py')
-    trained = (ROOT / work / 'last_checkpoint').read_text().strip()
-    weights = find_weights(read_checkpoint(trained))
-    content = dict(state_dict=_halved(weights), meta=dict(classes=list(cfg.classes)))
+    trained = read_checkpoint((ROOT / work / 'last_checkpoint').read_text().strip())
+    meta = dict(dataset_meta=trained['meta']['dataset_meta'], config=f'configs/{config}.py')
+    content = dict(state_dict=_halved(find_weights(trained)), meta=meta)
     shipped = ROOT / work / f'{Path(config).name}.safetensors'
     shipped.write_bytes(to_bytes(content))
     _call('test', config, shipped, '--work-dir', work / 'test')
@@ -203,11 +202,10 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
     validated = [row for row in scalars if 'loss' not in row][-1]
     tested = _read_lines(sorted((ROOT / work / 'test').glob('*/*.json')))[-1]
     rows = make_rows(config, seed, scalars, dict(val=validated, test=tested))
-    content['meta'].update(
-        config=f'configs/{config}.py', licence=LICENCE, results=[asdict(row) for row in rows]
-    )
+    meta.update(licence=LICENCE, results=[asdict(row) for row in rows])
     shipped.write_bytes(to_bytes(content))
     if seed == 0 and config in SHIPPED:
+        (ROOT / SHIPPED[config]).mkdir(exist_ok=True)
         shutil.copy2(shipped, ROOT / SHIPPED[config] / shipped.name)
     kept = FOLDER / f'logs/{Path(config).name}_seed{seed}.jsonl'
     kept.parent.mkdir(exist_ok=True)

@@ -106,7 +106,7 @@ def get_model(
     classes: tuple[str, ...] = ()
     if pretrained is True:
         pretrained = shipped_weights(name)
-        classes = tuple(read_checkpoint(str(pretrained))['meta']['classes'])
+        classes = tuple(read_checkpoint(str(pretrained))['meta']['dataset_meta']['classes'])
     if features_only:
         backbone = build_features(name, out_indices=out_indices, **options)
         if pretrained:

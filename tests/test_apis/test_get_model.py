@@ -140,7 +140,8 @@ def test_a_head_for_other_classes_is_left_out(trained, images, capsys):
 
 def test_weights_of_the_package_bring_their_classes(trained, images, tmp_path, monkeypatch):
     reference, path = trained('dmformer_nano')
-    content = dict(meta=dict(classes=list('abcdefghij')), state_dict=torch.load(path)['state_dict'])
+    meta = dict(dataset_meta=dict(classes=list('abcdefghij')))
+    content = dict(meta=meta, state_dict=torch.load(path)['state_dict'])
     shipped = models.shipped_weights('dmformer_nano')
     (tmp_path / shipped.name).write_bytes(to_bytes(content))
     monkeypatch.setattr(models, '_FOLDER', tmp_path)

@@ -13,7 +13,9 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+import image_demo
 from mmdmformer.checkpoints import CheckpointError
+from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.model import build_model, save_untrained
 from mmdmformer.engine.runtime import UsageError
@@ -205,3 +207,15 @@ def test_demo_draws_a_video(python, checkpoints, tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: video broken.mp4 cannot be read')
+
+
+def test_weights_of_the_repository_bring_their_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_demo, 'WEIGHTS', (str(tmp_path),))
+    config = 'configs/cifar10/dmformer-nano_cifar10.py'
+    (tmp_path / 'cells.safetensors').write_bytes(
+        to_bytes(dict(meta=dict(config=config), state_dict={}))
+    )
+    found = image_demo.find_shipped('cells')
+    assert found == (str(REPOSITORY / config), str(tmp_path / 'cells.safetensors'))
+    with pytest.raises(UsageError, match=r'my.py needs a checkpoint .* \(cells\) bring'):
+        image_demo.find_shipped('my.py')
