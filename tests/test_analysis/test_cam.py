@@ -114,6 +114,10 @@ def test_view_has_true_colours(brightest, quadrants):
     assert blue > red + 50  # cold
 
 
+SIDE_64 = {
+    'test_dataloader.dataset.pipeline.1.scale': 71,
+    'test_dataloader.dataset.pipeline.2.crop_size': 64,
+}
 NETWORKS = [
     ('backbone.stages.3', dict(type='DMFormer', arch='nano'), 128),
     ('backbone.layer4', dict(type='ResNet', depth=18), 512),
@@ -131,7 +135,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize('layer, backbone, channels', NETWORKS)
 def test_default_layer_is_the_last_map_that_matters(layer, backbone, channels, mini_data):
-    options = {'model.backbone': dict(_delete_=True, **backbone), 'image_size': 64}
+    options = {'model.backbone': dict(_delete_=True, **backbone), **SIDE_64}
     options['model.head.in_channels'] = channels
     if backbone.get('cls_token') or backbone['type'] == 'DynamicViT':
         options['model.neck'] = None
@@ -177,7 +181,7 @@ def scene(mini_data, which='coco/val2017'):
 
 @pytest.mark.parametrize('config', [RETINANET, MASK_RCNN], ids=['RetinaNet', 'Mask R-CNN'])
 def test_boxes_are_explained_by_their_scores(config, mini_data):
-    options = {'image_scale': (64, 64)}
+    options = {'test_dataloader.dataset.pipeline.1.scale': (64, 64)}
     thresholds = ['model.test_cfg.score_thr', 'model.test_cfg.rcnn.score_thr']
     options[thresholds[config == MASK_RCNN]] = 0.0  # untrained, it finds nothing else
     loaded = load_model(config, 'none', options)
@@ -283,7 +287,7 @@ def test_two_classes_of_one_channel_are_explained(mini_data):
 
 def test_score_of_several_labels_is_the_models_own(mini_data):
     head = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=128)
-    loaded = load_model(CLASSIFIER, 'none', {'model.head': head, 'image_size': 64})
+    loaded = load_model(CLASSIFIER, 'none', {'model.head': head, **SIDE_64})
     image = mini_data / 'imagenet/val/digit_1/digit_1_00001.png'
     _, inputs, samples = cam.prepare_image(loaded, image)
     with torch.no_grad():
