@@ -51,8 +51,7 @@ class Recorder(Hook):
 CONFIG = """
 _base_ = {base!r}
 custom_imports = dict(imports=['mmdmformer.prepared', 'recorder'])
-# after the hook of the recipe that averages batch norm's statistics
-custom_hooks = [*_base_.custom_hooks, dict(type='Recorder', priority='LOWEST')]
+custom_hooks = [dict(type='Recorder', priority='LOWEST')]
 """
 
 
