@@ -15,6 +15,7 @@ from torch import Tensor
 from ..analysis.benchmark import interleave
 from ..analysis.pictures import read_image
 from ..datasets.bad_input import base_datasets
+from ..engine.model import toolbox_of
 from ..engine.runtime import with_data_root
 from .networks import Network, RetinaBoxes, load_model
 
@@ -68,7 +69,7 @@ def toolbox_model(cfg: Config, checkpoint: str, **options: bool) -> Run:
         model predicts for them, in the form of :meth:`Network.results`.
     """
     kind, model = load_model(cfg, checkpoint, **options)
-    scope = cfg.default_scope
+    scope = toolbox_of(cfg)
 
     def predict(images: Tensor) -> Sequence[Tensor]:
         bgr, size = images.flip(1).to(torch.uint8), tuple(images.shape[2:])
@@ -227,8 +228,9 @@ def pictures_of_test(cfg: Config, count: int = 4) -> list[str]:
     roots = [Path(data['data_root']) for data in with_data_root(settings)]
     if not roots or not all(root.is_dir() for root in roots):
         return []
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        init_default_scope(cfg.get('default_scope'))
+    scope = toolbox_of(cfg)
+    with DefaultScope.overwrite_default_scope(scope):
+        init_default_scope(scope)
         try:
             dataset = next(base_datasets(DATASETS.build(settings)))
         except FileNotFoundError:  # a folder of other data

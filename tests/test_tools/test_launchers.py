@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmdmformer.engine.model import save_untrained
+from small_settings import settings
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='counts processes, not GPUs')
@@ -334,8 +335,9 @@ def test_two_processes_draw_every_image(mini_data, tmp_path):
     """Nine images, of which each process tests five."""
     config = TOOLS.parent / 'configs/mini/dmformer-nano_mini-imagenet.py'
     save_untrained(config, tmp_path / 'w.pth')
-    options = [f'data_root={mini_data}/imagenet', 'batch_size=2', 'num_workers=0', 'image_size=32']
-    options.append('test_dataloader.dataset.indices=[0,2,4,6,8,10,12,14,19]')
+    small = dict(data_root=f'{mini_data}/imagenet', batch_size=2, num_workers=0, image_size=32)
+    indices = 'test_dataloader.dataset.indices=[0,2,4,6,8,10,12,14,19]'
+    options = [*settings(config, **small), indices]
     job = start(
         'dist_test.sh', config, 'w.pth', 2, '--show-dir', 'drawn', '--cfg-options', *options,
         cwd=tmp_path,
