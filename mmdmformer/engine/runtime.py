@@ -37,6 +37,9 @@ from .model import toolbox_of
 from .overrides import CfgOptions, merge_options
 
 PICTURES = ('.png', '.jpg', '.pdf')
+_HOOKS_OF_MMENGINE = (
+    'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
+)  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -153,9 +156,18 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
     if toolbox_of(cfg) == 'mmpretrain':
         _set_mmpretrain_dataloader_defaults(cfg)
+    _leave_out_hooks(cfg)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare_launcher(cfg, args.launcher)
     return cfg
+
+
+def _leave_out_hooks(cfg: Config) -> None:
+    """Let None leave any hook out; mmengine asserts that only its own are."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in _HOOKS_OF_MMENGINE:
+            del hooks[name]
 
 
 def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Config:

@@ -313,7 +313,7 @@ def lose_process(times: int, folder: Path, seed: int) -> Outcome:
         inject = dict(INJECT=f'step:{dice.randint(2, 12)}:{action}', INJECT_RANK='1')
         survivor, lost = run.start(**inject)
         began = time.monotonic()
-        code = end(survivor, 30 + WAIT)
+        code = end(survivor, 90 + WAIT)
         seconds = time.monotonic() - began
         lost.kill()
         lost.join()
