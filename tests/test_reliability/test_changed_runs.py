@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """A run goes on whatever has changed since it was interrupted, and says where."""
 
+import json
 import multiprocessing
 import os
 from contextlib import suppress
@@ -182,6 +183,15 @@ def test_more_epochs_follow_the_schedule_of_the_config(by_epoch, tmp_path):
     _, rates, log = train(tmp_path / 'run', long, resume=True, by_epoch=by_epoch)
     np.testing.assert_allclose(rates, whole[12:], rtol=1e-12)
     assert 'the learning rate follows that of the config now' in log
+    assert logged_base_rate(tmp_path / 'run') == pytest.approx(
+        logged_base_rate(tmp_path / 'whole'), rel=1e-9
+    )
+
+
+def logged_base_rate(folder):
+    """That of the newest record, of the rate before factors for single parameters."""
+    file = max(folder.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(line)['base_lr'] for line in file.read_text().splitlines()][-1]
 
 
 def test_plain_mmengine_hands_over_and_takes_over(tmp_path):

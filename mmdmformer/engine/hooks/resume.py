@@ -14,7 +14,6 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
-from torch.optim import Optimizer
 
 from ...checkpoints import check_intact, find_checkpoint, point_to
 
@@ -81,8 +80,8 @@ def _step_through(runner) -> None:
     of_epochs = [s for s in schedulers if s.by_epoch]
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     with ExitStack() as merged:
-        for optimizer in _optimizers(runner):
-            merged.enter_context(_merged_groups(optimizer, schedulers))
+        for wrapper in _wrappers(runner):
+            merged.enter_context(_merged_groups(wrapper, schedulers))
         for iteration in range(1, runner.iter + 1):
             for scheduler in of_iterations:
                 scheduler.step()
@@ -92,17 +91,18 @@ def _step_through(runner) -> None:
 
 
 @contextmanager
-def _merged_groups(optimizer: Optimizer, schedulers: list[Any]) -> Iterator[None]:
+def _merged_groups(wrapper: OptimWrapper, schedulers: list[Any]) -> Iterator[None]:
     """Step one group of parameters for all that have the same settings, often hundreds."""
-    groups = optimizer.param_groups
+    optimizer, groups = wrapper.optimizer, wrapper.optimizer.param_groups
     settings = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
     firsts = [settings.index(each) for each in settings]
     kept = sorted(set(firsts))
-    concerned = [s for s in schedulers if s.optimizer.param_groups is groups]
+    concerned = [s for s in schedulers if s.optimizer in (wrapper, optimizer)]
     # ReduceOnPlateau steps with metrics alone, and has no such values.
     bases = [(s, s.base_values) for s in concerned if hasattr(s, 'base_values')]
     for scheduler, values in bases:
-        scheduler.base_values = [values[i] for i in kept]
+        # Behind the groups the wrapper may have one of its own, for the log.
+        scheduler.base_values = [*(values[i] for i in kept), *values[len(groups) :]]
     optimizer.param_groups = [groups[i] for i in kept]
     yield
     optimizer.param_groups = groups
@@ -110,7 +110,9 @@ def _merged_groups(optimizer: Optimizer, schedulers: list[Any]) -> Iterator[None
         group.update(_rates(groups[first]))
     for scheduler, values in bases:
         scheduler.base_values = values
-        scheduler._last_value = [group[scheduler.param_name] for group in groups]
+        scheduler._last_value = [
+            group[scheduler.param_name] for group in scheduler.optimizer.param_groups
+        ]
 
 
 def _schedulers(runner) -> Iterator[Any]:
@@ -119,15 +121,14 @@ def _schedulers(runner) -> Iterator[Any]:
         yield from each
 
 
-def _optimizers(runner) -> Iterator[Optimizer]:
+def _wrappers(runner) -> Iterator[OptimWrapper]:
     wrapper = runner.optim_wrapper
-    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-        yield each.optimizer
+    yield from wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def _groups(runner) -> Iterator[dict]:
-    for optimizer in _optimizers(runner):
-        yield from optimizer.param_groups
+    for wrapper in _wrappers(runner):
+        yield from wrapper.param_groups
 
 
 def _rates(group: dict) -> dict:
