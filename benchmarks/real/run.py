@@ -27,7 +27,7 @@ from mmdmformer.analysis.multiply_adds import count_multiply_adds
 from mmdmformer.checkpoints import find_weights, read_checkpoint
 from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
-from mmdmformer.engine.runtime import UsageError, one_sentence_errors
+from mmdmformer.engine.runtime import UsageError, one_sentence_errors, positive
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
@@ -344,7 +344,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'configs', nargs='*', metavar='CONFIG', help=f'some of {", ".join(CONFIGS)} (default: all)'
     )
-    parser.add_argument('--seeds', type=int, default=1, help='how many, from 0 (default: 1)')
+    parser.add_argument('--seeds', type=positive, default=1, help='how many, from 0 (default: 1)')
     parser.add_argument('--list', action='store_true', help='list what is missing, and run nothing')
     parser.add_argument(
         '--check', action='store_true', help='fail if the page is not that of the results'

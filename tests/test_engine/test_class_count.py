@@ -37,7 +37,7 @@ def test_mismatch_ends_a_run_before_its_first_step(
     assert result.stderr.splitlines()[-1] == (
         f'error: {key}={count} does not fit the {classes} classes of train_dataloader.dataset: set '
         f'num_classes to {classes}, or metainfo.classes of the data set to those of the head, or '
-        'default_hooks.class_count=None if they are to differ.'
+        'refuse=False of ClassCountHook if they are to differ.'
     )
 
 

@@ -185,7 +185,8 @@ def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data
             'missing keys in source state_dict: backbone.stages.0.blocks.0.mixer.branches.3.weight',
         ),
         (
-            'model.head.num_classes=7 default_hooks.class_count=None',
+            'model.head.num_classes=7 default_hooks.class_count.refuse=False '
+            'default_hooks.signals=None',
             'size mismatch for head.fc.weight',
         ),
     ],

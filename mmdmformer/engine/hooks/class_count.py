@@ -27,9 +27,15 @@ class ClassCountHook(Hook):
     The head that proposes regions and the semantic branch of HTC are left out. mmdet's
     NumClassCheckHook does so for detectors, without the names of the settings.
 
+    Args:
+        refuse (bool): Whether to end the run; else the log says it. Defaults to True.
+
     Examples:
         >>> default_hooks = dict(class_count=dict(type='ClassCountHook'))
     """
+
+    def __init__(self, refuse: bool = True) -> None:
+        self.refuse = refuse
 
     def before_run(self, runner) -> None:
         """Compare.
@@ -52,11 +58,14 @@ class ClassCountHook(Hook):
             counts = {len(classes), len(metainfo.get('thing_classes') or classes)}
             wrong = [f'{key}={count}' for key, count in heads.items() if count not in counts]
             if wrong:
-                raise UsageError(
+                sentence = (
                     f'{", ".join(wrong)} does not fit the {len(classes)} classes of {dataset}: '
                     f'set num_classes to {len(classes)}, or metainfo.classes of the data set to '
-                    'those of the head, or default_hooks.class_count=None if they are to differ.'
+                    'those of the head, or refuse=False of ClassCountHook if they are to differ.'
                 )
+                if self.refuse:
+                    raise UsageError(sentence)
+                runner.logger.warning(sentence)
 
 
 def _heads(model: nn.Module) -> Iterator[tuple[str, int]]:
