@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank
-from mmengine.runner.base_loop import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 from ..datasets.bad_input import BadInputError
@@ -154,14 +153,6 @@ def protect_workers(loader: DataLoader) -> None:
     """
     if not isinstance(loader.worker_init_fn, _ProtectedWorker):
         loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
-
-
-def built_dataloaders(runner) -> Iterator[tuple[str, DataLoader]]:
-    """The data loaders of a runner's loops, each after 'train', 'val' or 'test'."""
-    for split in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{split}_loop', None)
-        if isinstance(loop, BaseLoop):
-            yield split, loop.dataloader
 
 
 def require_same_length(loader: DataLoader) -> None:

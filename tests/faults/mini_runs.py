@@ -17,6 +17,8 @@ from typing import Any
 from mmdmformer.datasets import make_mini_data
 from small_settings import settings
 
+from . import other_data
+
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TIMEOUT = 200  # seconds, after which a run counts as hanging
 _PRELOAD = (
@@ -64,20 +66,23 @@ TASKS = tuple(_OPTIONS)
 
 def make_data(folder: Path) -> Path:
     """A dozen images of each task."""
-    return make_mini_data(
+    data = make_mini_data(
         folder / 'data',
         classification=(16, 10),
         detection=(12, 10),
         segmentation=(12, 10),
         quiet=True,
     )
+    for form, write in other_data.WRITERS.items():
+        write(data, folder / form)
+    return data
 
 
 class MiniRun:
     """A training run of 12 iterations.
 
     Args:
-        task (str): One of :data:`TASKS`.
+        task (str): One of :data:`TASKS`, or a form of data of :mod:`other_data`.
         folder (Path): Where the data are and the config is written.
         work_dir (str): Folder of the run, in ``folder``.
         options (str): Settings, as for ``--cfg-options``; RANK in them is the process's number.
@@ -94,14 +99,19 @@ class MiniRun:
         processes: int = 1,
         **variables: Any,
     ) -> None:
+        form, (task, text) = task, other_data.CONFIGS.get(task, (task, ''))
         name, data, small, own = _OPTIONS[task]
         base = CONFIGS / 'mini' / name
         self.folder, self.work_dir, self.processes = folder, folder / work_dir, processes
-        self.config = folder / f'{task}.py'
-        self.config.write_text(_CONFIG.format(base=str(base)))
+        self.config = folder / f'{form}.py'
+        text = text.format(root=str(folder / form))
+        self.config.write_text(_CONFIG.format(base=str(base)) + text)
         small = dict(small, batch_size=4 // processes, num_workers=0, drop_path_rate=0.2)
         small = {'data_root': str(folder / 'data' / data), **small, **variables}
-        own = [*settings(base, **small), *own, 'default_hooks.logger.interval=1']
+        changed = settings(base, **small)
+        if text:
+            changed = [o for o in changed if 'data_root' not in o and 'ann_file' not in o]
+        own = [*changed, *own, 'default_hooks.logger.interval=1']
         self.options = [*own, *options]
 
     def start(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[BaseProcess]:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..runner_parts import bare_model, optim_wrappers
 
 ACTIONS = ('stop', 'skip')
 
@@ -64,9 +63,7 @@ class NonFiniteHook(Hook):
         self._scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if self._scaler is not None:
             self._scale = self._scaler.get_scale()
-        wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        for each in wrappers:
+        for each in optim_wrappers(runner):
             each.optimizer.register_step_pre_hook(self._leave_out_bad_step)
 
     def _leave_out_bad_step(self, optimizer: torch.optim.Optimizer, *_) -> None:
@@ -83,7 +80,7 @@ class NonFiniteHook(Hook):
         """Remember the buffers."""
         self._bad_gradients = []
         if self.action == 'skip':
-            self._buffers = [(b, b.clone()) for b in _inner(runner.model).buffers()]
+            self._buffers = [(b, b.clone()) for b in bare_model(runner.model).buffers()]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Report what was not finite, and stop if that is chosen."""
@@ -143,7 +140,7 @@ class NonFiniteHook(Hook):
             )
 
     def _first_layer(self, runner, batch: Any) -> str:
-        model = _inner(runner.model)
+        model = bare_model(runner.model)
         if hasattr(runner.train_loop, 'seed_step'):
             runner.train_loop.seed_step()
         with runner.optim_wrapper.optim_context(runner.model):
@@ -217,10 +214,6 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, before in buffers:
             buffer.copy_(before)
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _is_finite(value: Any) -> bool:
