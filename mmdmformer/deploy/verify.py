@@ -15,8 +15,8 @@ from torch import Tensor
 from ..analysis.benchmark import interleave
 from ..analysis.pictures import read_image
 from ..datasets.bad_input import base_datasets
+from ..datasets.missing import with_data_root
 from ..engine.model import toolbox_of
-from ..engine.runtime import with_data_root
 from .networks import Network, RetinaBoxes, load_model
 
 Run = Callable[[Tensor], Sequence[Tensor]]
