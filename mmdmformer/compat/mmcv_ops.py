@@ -16,7 +16,7 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import torch
@@ -144,32 +144,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **settings
 ) -> None:
     """RoIAlign with average pooling; fills ``output``. Maxima are not used."""
-    _require_average_pooling(pool_mode)
-    features = _at_least_float32(input)
-    output.copy_(
-        _torchvision('roi_align')(
-            features,
-            rois.to(features.dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    _roi_align('roi_align', input, rois, output, (), **settings)
 
 
 def roi_align_backward(
@@ -178,6 +156,19 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
+    **settings,
+) -> None:
+    """Gradient of :func:`roi_align_forward` by its input; fills ``grad_input``."""
+    _roi_align('_roi_align_backward', grad_output, rois, grad_input, grad_input.shape, **settings)
+
+
+def _roi_align(
+    operator: str,
+    x: Tensor,
+    rois: Tensor,
+    result: Tensor,
+    shape: Sequence[int],
+    *,
     aligned_height: int,
     aligned_width: int,
     spatial_scale: float,
@@ -185,21 +176,14 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` by its input; fills ``grad_input``."""
-    _require_average_pooling(pool_mode)
-    grad = _at_least_float32(grad_output)
-    grad_input.copy_(
-        _torchvision('_roi_align_backward')(
-            grad,
-            rois.to(grad.dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
+    if pool_mode != 1:  # the average
+        raise NotImplementedError(
+            "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
+            f"compiled mmcv is installed; use pool_mode='avg', or {_cure()}."
         )
-    )
+    x = _at_least_float32(x)
+    settings = (spatial_scale, aligned_height, aligned_width, *shape, sampling_ratio, aligned)
+    result.copy_(_torchvision(operator)(x, rois.to(x.dtype), *settings))
 
 
 def sigmoid_focal_loss_forward(
@@ -252,11 +236,3 @@ def _torchvision(name: str) -> Callable:
 def _at_least_float32(x: Tensor) -> Tensor:
     """Half precision widened: torchvision's kernels do not take it on every device."""
     return x.float() if x.dtype in _HALF_TYPES else x
-
-
-def _require_average_pooling(pool_mode: int) -> None:
-    if pool_mode != 1:
-        raise NotImplementedError(
-            "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
-            f"compiled mmcv is installed; use pool_mode='avg', or {_cure()}."
-        )

@@ -119,17 +119,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the command line names and apply the common arguments.
-
-    Args:
-        args (argparse.Namespace): Parsed arguments of :func:`add_common_arguments`.
-
-    Returns:
-        Config: With ``work_dir`` and ``launcher`` set, and ready for the launcher.
-
-    Raises:
-        UsageError: If the file, the toolbox or an option is missing or cannot work here.
-    """
+    """The config that a command line with the common arguments names, ready for its launcher."""
     cfg = read_config_file(Path(args.config), args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -145,16 +135,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def require_kept(cfg: Config, options: dict[str, Any] | None, arguments: dict[str, str]) -> None:
-    """Refuse settings of ``--cfg-options`` that arguments have set otherwise.
-
-    Args:
-        cfg (Config): As it is to run.
-        options (dict | None): Settings by their dotted names.
-        arguments (dict): What has set them, by the same names.
-
-    Raises:
-        UsageError: If one was.
-    """
+    """Refuse settings of ``--cfg-options`` that arguments have set otherwise."""
     for key, argument in arguments.items():
         if options and key in options and value_at(cfg, key) != options[key]:
             raise UsageError(
@@ -231,13 +212,6 @@ def prepare_launcher(cfg: Config, launcher: str) -> None:
     """Set ``cfg.launcher``, and make several processes work where there is no GPU.
 
     With a GPU mmengine's runner does everything itself.
-
-    Args:
-        cfg (Config): Changed in place.
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Raises:
-        UsageError: If the processes were not started by this launcher, or are more than the GPUs.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -269,11 +243,7 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for: mmengine's, or the one that ``runner_type`` names.
-
-    Raises:
-        UsageError: If a setting of the config cannot be.
-    """
+    """Build mmengine's runner, or the one that ``runner_type`` of the config names."""
     check_checkpoint(cfg.get('load_from'))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

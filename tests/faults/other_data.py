@@ -39,19 +39,23 @@ val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP')
     'cityscapes': (
         'segmentation',
         """
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].update(reduce_zero_label=None)  # the data set says it
+test_pipeline = _base_.test_pipeline
+test_pipeline[3].update(reduce_zero_label=None)
 dataset = dict(
     _delete_=True, type='CityscapesDataset', data_root={root!r}, img_suffix='_leftImg8bit.jpg',
     seg_map_suffix='_gtFine_labelTrainIds.png'
 )
 train_dataloader = dict(
     dataset=dict(
-        **dataset, pipeline=_base_.train_pipeline,
+        **dataset, pipeline=train_pipeline,
         data_prefix=dict(img_path='leftImg8bit/training', seg_map_path='gtFine/training'),
     )
 )
 val_dataloader = dict(
     dataset=dict(
-        **dataset, pipeline=_base_.test_pipeline,
+        **dataset, pipeline=test_pipeline,
         data_prefix=dict(img_path='leftImg8bit/validation', seg_map_path='gtFine/validation'),
     )
 )

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -195,7 +194,8 @@ def first_non_finite_layer(model: nn.Module, batch: Any) -> str | None:
 
         return check
 
-    with torch.no_grad(), _unchanged(model):
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    with torch.no_grad():
         data = model.data_preprocessor(batch, True)
         handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules()]
         try:
@@ -203,17 +203,9 @@ def first_non_finite_layer(model: nn.Module, batch: Any) -> str | None:
         finally:
             for handle in handles:
                 handle.remove()
+            for buffer, before in buffers:
+                buffer.copy_(before)
     return found[0] if found else None
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 def _is_finite(value: Any) -> bool:
