@@ -32,10 +32,9 @@ def share_gradient(runner) -> None:
 
     Within a window each has its own, and the end of the window takes the mean.
     """
-    model = runner.model
-    if not isinstance(model, DistributedDataParallel) or not open_windows(runner):
+    if get_world_size() == 1 or not _is_shared(runner) or not open_windows(runner):
         return
-    parameters = list(model.parameters())
+    parameters = list(runner.model.parameters())
     used = torch.tensor([int(p.grad is not None) for p in parameters])
     all_reduce(used, 'max')
     for parameter, anywhere in zip(parameters, used.tolist(), strict=True):
@@ -45,11 +44,15 @@ def share_gradient(runner) -> None:
             all_reduce(parameter.grad, 'mean')
 
 
+def _is_shared(runner) -> bool:
+    """Whether each process has the whole model."""
+    return isinstance(runner.model, DistributedDataParallel)
+
+
 def partial_gradient(runner) -> dict[str, Any] | None:
     """What :func:`restore_gradient` takes; None at the end of a window."""
     windows = open_windows(runner)
-    known = get_world_size() == 1 or isinstance(runner.model, DistributedDataParallel)
-    if not windows or not known:
+    if not windows or not (get_world_size() == 1 or _is_shared(runner)):
         return None
     parameters = bare_model(runner.model).named_parameters()
     return dict(
