@@ -14,7 +14,7 @@ ifeq ($(filter openmmlab onedl,$(STACK)),)
 $(error STACK is '$(STACK)': it can be openmmlab or onedl)
 endif
 
-.PHONY: help setup test test-all clients lint format demo demo-all demo-classification docs figures lock clean
+.PHONY: help setup test test-all pythons clients backends sisters lint format demo demo-all demo-classification docs figures lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -32,11 +32,32 @@ test: lint  ## run the tests, but for the slowest
 test-all: lint  ## run every test
 	$(PYTEST) $(ARGS)
 
+pythons: setup  ## run the tests that depend on versions with each Python found, and with the newest torch
+	$(PY) requirements/pythons.py $(ARGS)
+
+# An environment on top of the other: on_top NAME
+on_top = (test -d $(VENV)-$(1) || $(PY) -m venv --without-pip $(VENV)-$(1)) && \
+	$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(VENV)-$(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+pip_on_top = $(PY) -m pip --python $(VENV)-$(1)/bin/python install -q
+PYTEST_ON_TOP = OMP_NUM_THREADS=1 $(VENV)-$(1)/bin/python -m pytest
+
 clients: setup  ## try other people's tools on our networks, in an environment on top of the other
-	@test -d $(VENV)-clients || $(PY) -m venv --without-pip $(VENV)-clients
-	@$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(VENV)-clients/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
-	@$(PY) -m pip --python $(VENV)-clients/bin/python install -q -r requirements/clients.txt
-	OMP_NUM_THREADS=1 $(VENV)-clients/bin/python -m pytest tests/test_clients $(ARGS)
+	@$(call on_top,clients)
+	@$(call pip_on_top,clients) -r requirements/clients.txt
+	$(call PYTEST_ON_TOP,clients) tests/test_clients $(ARGS)
+
+backends: setup  ## try the places that runs can be logged to, in such an environment
+	@$(call on_top,backends)
+	@$(call pip_on_top,backends) -r requirements/backends.txt
+	$(call PYTEST_ON_TOP,backends) tests/test_clients/test_backends.py $(ARGS)
+
+sisters: setup  ## try the sister toolboxes on our backbones, in such an environment
+	@$(call on_top,sisters)
+	@$(call pip_on_top,sisters) cython==3.3.1
+	@$(call pip_on_top,sisters) --no-deps --no-build-isolation -r requirements/sisters.txt
+	@folder=$$(echo $(VENV)-sisters/lib/python*/site-packages/mmaction/models/localizers/drn); \
+	mkdir -p $$folder && echo 'DRN = None  # the wheel lacks it' > $$folder/drn.py
+	$(call PYTEST_ON_TOP,sisters) tests/test_clients/test_sister_toolboxes.py $(ARGS)
 
 lint: setup  ## check style and the direction of imports
 	@$(PY) -m ruff check

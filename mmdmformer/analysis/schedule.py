@@ -153,18 +153,27 @@ class _Blank:
         return self.length
 
 
-def _share(images: int, sampler: dict, gpus: int) -> int:
+def _sampler_class(settings: dict) -> type:
+    kind = settings['type']
+    if isinstance(kind, str):
+        with DATA_SAMPLERS.switch_scope_and_registry(None) as samplers:  # a toolbox's own as well
+            kind = samplers.get(kind)
+    return kind
+
+
+def _is_endless(sampler: type) -> bool:
+    """Whether a sampler never ends, as mmengine's and mmdet's that mixes several sources."""
+    return any(base.__name__ in ('InfiniteSampler', 'MultiSourceSampler') for base in sampler.mro())
+
+
+def _share(images: int, sampler: type, gpus: int) -> int:
     """How many images one process alone must have for as many iterations as with ``gpus``.
 
     mmengine's samplers give each process an equal share of the images, rounded up; the first
     process has as much where they do not round. An infinite sampler's length is that of the
     whole set.
     """
-    kind = sampler['type']
-    if isinstance(kind, str):
-        with DATA_SAMPLERS.switch_scope_and_registry(None) as samplers:  # a toolbox's own as well
-            kind = samplers.get(kind)
-    return images if issubclass(kind, InfiniteSampler) else math.ceil(images / gpus)
+    return images if _is_endless(sampler) else math.ceil(images / gpus)
 
 
 # Stepping
@@ -200,7 +209,10 @@ class _Planner(Runner):
     def _blank_dataloader(self, images: int) -> dict:
         loader = {**self.cfg.train_dataloader, 'num_workers': 0, 'persistent_workers': False}
         loader.pop('prefetch_factor', None)
-        loader['dataset'] = _Blank(_share(images, loader['sampler'], self._world_size))
+        sampler = _sampler_class(loader['sampler'])
+        loader['dataset'] = _Blank(_share(images, sampler, self._world_size))
+        if _is_endless(sampler):  # what it draws does not matter
+            loader['sampler'] = dict(type=InfiniteSampler)
         return loader
 
     def _merge_groups(self) -> list[ParameterGroup]:

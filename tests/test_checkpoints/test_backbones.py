@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Backbones are found wherever a model has them, and folded, decayed and exported there."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.optim import build_optim_wrapper
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 
+from mmdmformer.analysis.schedule import compute_schedule
 from mmdmformer.checkpoints import deploy_options, find_backbones, fold_checkpoint
 from mmdmformer.deploy import networks, verify
 from mmdmformer.engine.model import build_model
@@ -150,3 +152,50 @@ def test_the_branch_that_answers_is_exported(tmp_path):
     weight = network.neck.lateral_convs[0].conv.weight
     assert torch.equal(weight, model.student.neck.lateral_convs[0].conv.weight)
     assert not torch.equal(weight, model.teacher.neck.lateral_convs[0].conv.weight)
+
+
+def test_soft_teacher_of_mmdet_learns_from_both_branches():
+    """mmdet's own config, with our backbone in its detector."""
+    import mmdet
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    stock = Path(mmdet.__file__).parent / '.mim/configs/soft_teacher'
+    cfg = Config.fromfile(stock / 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    detector = cfg.model.detector
+    detector.backbone = dict(NANO, out_indices=(0, 1, 2, 3))
+    detector.neck.in_channels = [16, 32, 80, 128]
+    thresholds = ('pseudo_label_initial_score_thr', 'rpn_pseudo_thr', 'cls_pseudo_thr')
+    cfg.model.semi_train_cfg.update(dict.fromkeys(thresholds, 0.0))
+    cfg.train_cfg.max_iters = 10
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    assert list(find_backbones(model)) == ['student.backbone', 'teacher.backbone']
+
+    sides = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (64, 64))
+    sample = DetDataSample(
+        metainfo=dict(
+            **sides, img_id=0, scale_factor=(1.0, 1.0), homography_matrix=torch.eye(3).numpy()
+        ),
+        gt_instances=InstanceData(
+            bboxes=torch.tensor([[4.0, 4.0, 40.0, 40.0]]), labels=torch.tensor([1])
+        ),
+    )
+    branches = ('sup', 'unsup_student', 'unsup_teacher')
+    losses = model.loss(
+        {branch: torch.rand(1, 3, 64, 64) for branch in branches},
+        {branch: [copy.deepcopy(sample)] for branch in branches},
+    )
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert {name.split('_')[0] for name in losses} == {'sup', 'unsup'}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {id(p) for p in trained} <= {id(p) for p in model.student.parameters()}
+    assert all(p.grad is not None for p in model.student.backbone.parameters())
+
+    schedule = compute_schedule(cfg, images=(64, 'given'), quiet=True)
+    assert schedule.num_iterations == 10 and schedule.epoch_length == 64 / 5
+    # Without paramwise_cfg, mmengine hands the frozen teacher to the optimizer as well.
+    assert sum(g.num_parameters for g in schedule.groups) == sum(
+        p.numel() for p in model.parameters()
+    )

@@ -44,7 +44,7 @@ PAGE = (Path(__file__).parents[2] / 'docs/clients.md').read_text()
 BEGIN, *SNIPPETS = re.findall('^```python\n(.*?)^```', PAGE, re.M | re.S)
 
 
-@pytest.mark.parametrize('snippet', SNIPPETS, ids=['lora', 'pruning', 'explaining'])
+@pytest.mark.parametrize('snippet', SNIPPETS, ids=['lora', 'pruning', 'explaining', 'heads'])
 def test_page_runs(snippet):
     pytest.importorskip('peft', reason='make clients installs what the page needs')
     names = {}
@@ -244,3 +244,47 @@ def test_deep_lift_of_layers(name):
     model, choice = layers()
     out = captum_attr.LayerDeepLift(model, choice[name]).attribute(IMAGES, target=1)
     assert out.shape[:2] == (2, 320 if name == 'branch' else 80) and out.abs().sum() > 0
+
+
+# Heads of others on the models in timm's registry
+
+
+def test_transformers_builds_on_our_timm_models():
+    transformers = pytest.importorskip('transformers')
+    import mmdmformer.apis.timm_models  # noqa: F401
+
+    def config(*out_indices):
+        return transformers.TimmBackboneConfig(backbone='dmformer_nano', out_indices=out_indices)
+
+    backbone = transformers.TimmBackbone(config(1, -1)).eval()
+    assert backbone.channels == [32, 128]
+    out = backbone(IMAGES, output_hidden_states=True)
+    assert [x.shape[1] for x in out.hidden_states] == [16, 32, 80, 128]
+    assert all(map(torch.equal, out.feature_maps, (out.hidden_states[1], out.hidden_states[3])))
+    small = dict(encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32)
+    detr = transformers.DetrForObjectDetection(
+        transformers.DetrConfig(
+            backbone_config=config(-1), d_model=32, num_queries=5, num_labels=3, **small
+        )
+    )
+    assert detr.eval()(IMAGES).logits.shape == (2, 5, 4)
+    upernet = transformers.UperNetForSemanticSegmentation(
+        transformers.UperNetConfig(
+            backbone_config=config(0, 1, 2, 3),
+            hidden_size=32,
+            auxiliary_in_channels=80,
+            num_labels=3,
+        )
+    )
+    assert upernet.eval()(IMAGES).logits.shape == (2, 3, 64, 64)
+
+
+def test_segmentation_models_build_on_our_timm_models():
+    models = pytest.importorskip('segmentation_models_pytorch')
+    import mmdmformer.apis.timm_models  # noqa: F401
+
+    for name in ('Unet', 'FPN', 'DPT'):
+        model = getattr(models, name)('tu-dmformer_nano', encoder_weights=None, classes=3).eval()
+        assert model(IMAGES).shape == (2, 3, 64, 64)
+    with pytest.raises(ValueError, match='output_stride=16 is not possible here: dmformer_nano'):
+        models.DeepLabV3Plus('tu-dmformer_nano', encoder_weights=None)

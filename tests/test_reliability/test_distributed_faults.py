@@ -1,6 +1,11 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """A process that is lost does not leave the others waiting."""
 
+import json
+
+import pytest
+
+from faults.mini_runs import MiniRun, make_data
 from faults.training import different_lengths, lose_process
 
 
@@ -17,3 +22,23 @@ def test_different_data_are_told_before_training(tmp_path):
     outcome = different_lengths(1, tmp_path, 0)
     assert outcome.lost == []
     assert outcome.counts == {'both ended with one sentence before training': 1}
+
+
+@pytest.mark.parametrize(
+    'bad, code, sentence, told',
+    [
+        (slice(2), 0, 'objects take no part: 2 whose box has no area', 1),
+        (slice(None), 2, 'none is left', 2),
+    ],
+    ids=['some', 'all'],
+)
+def test_annotations_are_checked_in_both(bad, code, sentence, told, tmp_path):
+    path = make_data(tmp_path) / 'coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    for found in content['annotations'][bad]:
+        found['bbox'][2:] = [0, 0]
+    path.write_text(json.dumps(content))
+    run = MiniRun('detection', tmp_path, 'work', 'train_cfg.max_epochs=1', processes=2)
+    assert run.run() == [code, code]
+    lines = [line for rank in range(2) for line in run.output(rank).splitlines()]
+    assert sum(sentence in line for line in lines) == told
