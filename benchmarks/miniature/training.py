@@ -25,8 +25,8 @@ from mmdmformer.analysis.multiply_adds import count_multiply_adds
 from mmdmformer.datasets import SEG_CLASSES, make_mini_data
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import read_config_file
+from real.networks import NETWORKS
 
-from .networks import NETWORKS
 from .study import INFERENCE_BATCH, TASKS, Cost, Recipe, Result, Run, Study, all_runs
 
 SCENES = 8  # images of a step of segmentation
