@@ -34,6 +34,7 @@ SLURM = f'{LAUNCHERS}::test_slurm_job_trains_on_two_nodes'
 MINIATURE = 'test_benchmarks/test_miniature.py::test_tool_goes_on_after_an_interruption'
 EXPORT = 'test_deploy/test_export.py'
 PUBLISH = 'test_checkpoints/test_publish.py::test_tool'
+TUTORIAL = 'test_packaging/test_tutorials.py::test_tutorial'
 DEMO = 'test_demo/test_image_demo.py::test_demo_names_what_it_skips'
 CAM = 'test_analysis/test_cam.py::test_tool_draws_models_side_by_side'
 CURVES = 'test_analysis/test_curves.py::test_tool'
@@ -107,6 +108,20 @@ RUN_BY = {
     'test_tool_unpacks_with_a_progress_bar_and_says_what_is_incomplete',
     'tools/dataset_converters/imagenet.py --out': 'test_datasets/test_converters.py::'
     'test_tool_unpacks_with_a_progress_bar_and_says_what_is_incomplete',
+    **dict.fromkeys(
+        [f'tools/dataset_converters/{name}.py' for name in ('split_folders', 'instance_masks')],
+        TUTORIAL,
+    ),
+    **dict.fromkeys(
+        [f'tools/dataset_converters/voc.py{option}' for option in ('', ' --classes')], TUTORIAL
+    ),
+    **dict.fromkeys(
+        [
+            f'tools/analysis_tools/browse_dataset.py{option}'
+            for option in ('', ' --not-show', ' --output-dir', ' --show-number')
+        ],
+        TUTORIAL,
+    ),
     'tools/model_converters/to_deploy.py': f'{TRAIN_TEST}::'
     'test_folded_checkpoint_gives_the_same_predictions',
     'tools/model_converters/publish.py': PUBLISH,
@@ -192,6 +207,8 @@ OTHERS = {
     'cd': 'the shell',
     '.': 'the shell',
     'ln': 'the system',
+    'mkdir': 'the system',
+    'tar': 'the system',
     'srun': "Slurm's",
     'tensorboard': 'its own documentation',
     'pip-audit': 'needs a connection',
