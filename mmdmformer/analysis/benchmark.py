@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from ..checkpoints import input_channels
 from ..ops import dwconv_backend
 
 BACKBONES = {
@@ -157,12 +158,12 @@ def measure(
     """
     names = _measurable(case, names)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.rand(case.batch, 3, case.height, case.width, device=device)
-    images = images.to(memory_format=layout)
     passes, results = [], [Measurement(case, name) for name in names]
     for result in results:
         model = MODELS.build(_settings(result.name)).to(device, memory_format=layout)
         model.train(case.mode == 'training')
+        shape = (case.batch, input_channels(model), case.height, case.width)
+        images = torch.rand(shape, device=device).to(memory_format=layout)
         if result.name.endswith(COMPILED):
             model.compile()
         passes.append(_in_variant(result.name, _make_pass(model, images, case.mode), device))

@@ -15,7 +15,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
-from ..checkpoints import load_complete, predicting_model
+from ..checkpoints import input_channels, load_complete, predicting_model
+from ..datasets.bad_input import BadInputError
 from ..engine.model import build_model, toolbox_of, without_init_log
 from ..engine.runtime import UsageError, check_checkpoint, read_config_file
 from .pictures import read_image
@@ -95,22 +96,57 @@ def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Te
 
     Returns:
         tuple: What the model sees of the image, of shape (H, W, 3), RGB from
-        0 to 1; the model's input, of shape (1, 3, H', W'), where padding may
-        have been added to the right and below; its data samples.
+        0 to 1 (gray, or the first three channels, of what is not RGB); the
+        model's input, of shape (1, C, H', W'), where padding may have been added
+        to the right and below; its data samples.
 
     Raises:
         UsageError: If there is no such file.
         BadInputError: If it cannot be decoded.
     """
-    read_image(path)  # says what is wrong with it
-    scope = toolbox_of(loaded.cfg)
-    steps = [s for s in _test_dataset(loaded.cfg).pipeline if 'Annotations' not in str(s['type'])]
-    with DefaultScope.overwrite_default_scope(scope):
+    if input_channels(loaded.model) == 3:
+        read_image(path)  # says what is wrong with it
+    else:
+        load_image(loaded.cfg, path)
+    steps = _image_steps(loaded.cfg)
+    with DefaultScope.overwrite_default_scope(toolbox_of(loaded.cfg)):
         data = Compose(steps)(dict(img_path=str(path), img_id=0))
-    view = data['inputs'].flip(0).permute(1, 2, 0).numpy() / np.float32(255)  # was BGR
     with torch.no_grad():
         batch = loaded.model.data_preprocessor(pseudo_collate([data]))
-    return view, batch['inputs'], batch['data_samples']
+    return _as_rgb(data['inputs']), batch['inputs'], batch['data_samples']
+
+
+def _as_rgb(inputs: Tensor) -> np.ndarray:
+    """What was loaded, gray or from BGR on, to look at: of shape (H, W, 3), from 0 to 1."""
+    bgr = inputs[:3] if len(inputs) >= 3 else inputs[:1].expand(3, -1, -1)
+    return bgr.flip(0).permute(1, 2, 0).numpy() / np.float32(255)
+
+
+def load_image(cfg: Config, path: str | Path) -> np.ndarray:
+    """Load an image of any number of channels, as a model's test pipeline does.
+
+    Args:
+        cfg (Config): Config of the model.
+        path (str | Path): Image file.
+
+    Returns:
+        np.ndarray: Of shape (H, W) or (H, W, C).
+
+    Raises:
+        UsageError: If there is no such file.
+        BadInputError: If it cannot be decoded.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'image {path} does not exist: check the path.')
+    try:
+        with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
+            return Compose(_image_steps(cfg)[:1])(dict(img_path=str(path), img_id=0))['img']
+    except Exception as error:  # each decoder has its own
+        raise BadInputError(f'image {path} cannot be read ({error}): restore the file.') from error
+
+
+def _image_steps(cfg: Config) -> list[dict]:
+    return [s for s in _test_dataset(cfg).pipeline if 'Annotations' not in str(s['type'])]
 
 
 def _test_dataset(cfg: Config) -> dict:

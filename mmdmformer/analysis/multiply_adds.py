@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..checkpoints import input_channels
+
 
 def count_multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
     """Count the multiply-adds of a model's convolutions and matrix products for one image.
@@ -32,7 +34,7 @@ def count_multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
             'count its backbone instead.'
         )
     model = copy.deepcopy(model).to('meta').eval()
-    image = torch.empty(1, 3, *image_size, device='meta')
+    image = torch.empty(1, input_channels(model), *image_size, device='meta')
     arguments = {} if not hasattr(model, 'data_preprocessor') else dict(mode='tensor')
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image, **arguments)

@@ -157,7 +157,7 @@ def measure_field(
 
     Args:
         backbone (nn.Module): A network that returns feature maps; in eval mode.
-        images (Iterable[Tensor]): Inputs of shape (1, 3, H, W), all of one size.
+        images (Iterable[Tensor]): Inputs of shape (1, C, H, W), all of one size.
         stage (int): Which of the feature maps. Defaults to -1, the last.
         on_image (Callable): Called after each image.
 
@@ -190,38 +190,49 @@ def measure_field(
     return total / total.sum()
 
 
-def noise_images(count: int, side: int) -> Iterable[Tensor]:
+def noise_images(count: int, side: int, channels: int = 3) -> Iterable[Tensor]:
     """Yield images of normal noise, always the same.
 
     Args:
         count (int): How many.
         side (int): Height and width in pixels.
+        channels (int): Channels of an image. Defaults to 3.
 
     Yields:
-        Tensor: Of shape (1, 3, side, side), as normalised images are.
+        Tensor: Of shape (1, channels, side, side), as normalised images are.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
-        yield torch.randn(1, 3, side, side, generator=generator)
+        yield torch.randn(1, channels, side, side, generator=generator)
 
 
-def real_images(paths: Sequence[str | Path], side: int) -> Iterable[Tensor]:
+def real_images(paths: Sequence[str | Path], side: int, channels: int = 3) -> Iterable[Tensor]:
     """Yield images from files, cut to a square around the centre, scaled and normalised.
 
     Args:
         paths (Sequence[str | Path]): Image files.
         side (int): Height and width in pixels.
+        channels (int): 3, or 1 for gray images. Defaults to 3.
 
     Yields:
-        Tensor: Of shape (1, 3, side, side).
+        Tensor: Of shape (1, channels, side, side).
+
+    Raises:
+        UsageError: If the network takes another number of channels.
     """
+    if channels not in (1, 3):
+        raise UsageError(
+            f'--images are RGB or gray, and the network takes {channels} channels: leave --images '
+            'out, which takes noise.'
+        )
     for path in paths:
         image = read_image(path)
         short = min(image.size)
         left, top = ((length - short) // 2 for length in image.size)
         square = image.crop((left, top, left + short, top + short)).resize((side, side))
         pixels = (np.asarray(square, np.float32) - np.float32(MEAN)) / np.float32(STD)
-        yield torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        yield image if channels == 3 else image.mean(1, keepdim=True)
 
 
 def split_specs(words: Sequence[str]) -> list[tuple[str, str]]:

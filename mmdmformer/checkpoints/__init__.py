@@ -2,7 +2,7 @@
 """Everything that reads, checks, converts or writes weights."""
 
 from ..compat.checkpoint import CheckpointError
-from .backbones import deploy_options, find_backbones, predicting_model
+from .backbones import deploy_options, find_backbones, input_channels, predicting_model
 from .checking import check_intact, complete_weights, load_complete
 from .converting import convert_checkpoint, fold_checkpoint
 from .pretrained import CheckedPretrainedInit
@@ -25,6 +25,7 @@ __all__ = [
     'find_checkpoint',
     'find_weights',
     'fold_checkpoint',
+    'input_channels',
     'load_complete',
     'point_to',
     'predicting_model',

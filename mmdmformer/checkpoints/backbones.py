@@ -67,6 +67,23 @@ def deploy_options(model: nn.Module, cfg: dict, place: str = 'model') -> list[st
     ]
 
 
+def input_channels(network: nn.Module) -> int:
+    """The channels of the images that a network takes: those of its first convolution.
+
+    Args:
+        network (nn.Module): A backbone, or a model that begins with one.
+
+    Returns:
+        int: The number; 3 if it has none.
+
+    Examples:
+        >>> from mmdmformer import DMFormer
+        >>> input_channels(DMFormer('nano', in_channels=4))
+        4
+    """
+    return next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
 def predicting_model(model: nn.Module) -> nn.Module:
     """The part of a model that answers in a test: of a student and a teacher one of both.
 

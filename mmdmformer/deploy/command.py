@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
@@ -95,15 +96,16 @@ def run(
     """
     runtime.check_checkpoint(args.checkpoint)
     cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
-    photographs = verify.read_photographs(args.images or verify.pictures_of_test(cfg))
+    files = args.images or verify.pictures_of_test(cfg)
     out = Path(args.out)
     partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
     try:
         options = dict(backbone_only=args.backbone, raw=args.raw)
         predict = verify.toolbox_model(cfg, args.checkpoint, **options)
         network = build_network(cfg, args.checkpoint, **options)
+        photographs = verify.read_photographs(files, cfg, network.in_channels)
         print(f'exporting {type(network).__name__} ...', flush=True)
-        export(network, partial, metadata(cfg))
+        export(network, partial, metadata(cfg, network.in_channels))
         loaded = load(partial)
         for comparison in verify.compare(
             predict, network, loaded, args.sizes, args.batches, photographs, args.tolerance
@@ -115,7 +117,7 @@ def run(
     finally:
         partial.unlink(missing_ok=True)
     print(f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB')
-    shape = (args.batches[0], 3, *args.sizes[0])
+    shape = (args.batches[0], network.in_channels, *args.sizes[0])
     seconds = verify.time_beside(network, loaded, shape, args.repetitions)
     milliseconds = [f'{1e3 * s:.1f} ms' for s in seconds]
     print(
@@ -124,9 +126,11 @@ def run(
     )
 
 
-def metadata(cfg) -> dict:
+def metadata(cfg: Config, channels: int) -> dict:
     """What a file says of itself: its input, and the classes if the config has them."""
-    about = dict(input='RGB values from 0 to 255, float32, of shape (batch, 3, height, width)')
+    values = {1: 'gray values', 3: 'RGB values'}.get(channels, 'values as the config loads them')
+    shape = f'(batch, {channels}, height, width)'
+    about = dict(input=f'{values} from 0 to 255, float32, of shape {shape}')
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     classes = dataset.get('metainfo', {}).get('classes')
     return about if classes is None else dict(about, classes=list(classes))

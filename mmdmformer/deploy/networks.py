@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..checkpoints import find_backbones, load_complete, predicting_model
+from ..checkpoints import find_backbones, input_channels, load_complete, predicting_model
 from ..engine.model import build_model, toolbox_of
 from .resampling import make_exportable
 
@@ -31,12 +31,14 @@ class Network(nn.Module):
     """A network from pixels to results; a base of those below.
 
     Normalization and padding are part of it, so that whoever calls it needs
-    no numbers of the config.
+    no numbers of the config. Where "RGB values" are spoken of, a network that
+    takes another number C of channels gets them as its config loads them.
 
     Args:
         model (nn.Module): The model of a config, in evaluation mode.
 
     Attributes:
+        in_channels (int): Channels C of an image.
         output_names (Sequence[str]): Names of the outputs.
         example_sides (tuple[int, int]): Sides of an image to export with.
             They differ, which keeps exporters from taking one for the other,
@@ -53,20 +55,22 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone = first_backbone(model)
+        self.in_channels = input_channels(self.backbone)
         preprocessor = model.data_preprocessor
         # Each toolbox has its own name for the conversion of what it loads, which is BGR.
-        self.takes_rgb = any(
+        self.takes_images_as_given = self.in_channels != 3 or any(
             getattr(preprocessor, name, False)
             for name in ('to_rgb', 'channel_conversion', '_channel_conversion')
         )
-        for name, default in (('mean', torch.zeros(3)), ('std', torch.ones(3))):
+        for name, default in (('mean', torch.zeros(1)), ('std', torch.ones(1))):
             values = getattr(preprocessor, name, default)
             self.register_buffer(name, values.flatten()[:, None, None].float())
         self.divisor, self.pad_value = _padding(preprocessor)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize and pad RGB values from 0 to 255 as the config says."""
-        images = ((images if self.takes_rgb else images.flip(1)) - self.mean) / self.std
+        images = images if self.takes_images_as_given else images.flip(1)
+        images = (images - self.mean) / self.std
         if self.divisor == 1:
             return images
         height, width = images.shape[2:]
@@ -74,8 +78,8 @@ class Network(nn.Module):
         return F.pad(images, sides, value=self.pad_value)
 
     def example(self) -> Tensor:
-        """Make images to export with, of shape (2, 3, H, W)."""
-        return torch.rand(2, 3, *self.example_sides) * 255
+        """Make images to export with, of shape (2, C, H, W)."""
+        return torch.rand(2, self.in_channels, *self.example_sides) * 255
 
     def extract(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the stages' maps of RGB values from 0 to 255."""
@@ -97,7 +101,7 @@ class Stages(Network):
     output_names = tuple(f'stage_{i + 1}' for i in STAGES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images of shape (B, 3, H, W) to maps of shape (B, C_i, H_i, W_i)."""
+        """Map images of shape (B, C, H, W) to maps of shape (B, C_i, H_i, W_i)."""
         return tuple(self.extract(images))
 
     @staticmethod
@@ -116,7 +120,7 @@ class Classifier(Network):
         self.neck, self.head = model.neck, model.head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of shape (B, 3, H, W) to logits of shape (B, classes)."""
+        """Map images of shape (B, C, H, W) to logits of shape (B, classes)."""
         features = self.extract(images)
         if self.neck is not None:
             features = self.neck(features)
@@ -147,7 +151,7 @@ class Segmentor(Network):
         make_exportable(self.head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images of shape (B, 3, H, W) to (B, classes, H, W) and (B, H, W)."""
+        """Map images of shape (B, C, H, W) to (B, classes, H, W) and (B, H, W)."""
         height, width = images.shape[2:]
         padded = self.prepare(images)
         logits = self.head(self.neck(self.backbone(padded)))

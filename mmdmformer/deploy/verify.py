@@ -13,10 +13,11 @@ from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import Tensor
 
 from ..analysis.benchmark import interleave
+from ..analysis.loaded_model import load_image
 from ..analysis.pictures import read_image
 from ..datasets.bad_input import base_datasets
 from ..engine.model import toolbox_of
-from ..engine.runtime import with_data_root
+from ..engine.runtime import UsageError, with_data_root
 from .networks import Network, RetinaBoxes, load_model
 
 Run = Callable[[Tensor], Sequence[Tensor]]
@@ -65,14 +66,16 @@ def toolbox_model(cfg: Config, checkpoint: str, **options: bool) -> Run:
         **options (bool): As of :func:`~.networks.load_model`.
 
     Returns:
-        Callable: From images, whole RGB values from 0 to 255 of shape (B, 3, H, W), to what the
-        model predicts for them, in the form of :meth:`Network.results`.
+        Callable: From images, whole RGB values from 0 to 255 of shape (B, 3, H, W), or of another
+        number of channels as the config loads them, to what the model predicts for them, in the
+        form of :meth:`Network.results`.
     """
     kind, model = load_model(cfg, checkpoint, **options)
     scope = toolbox_of(cfg)
 
     def predict(images: Tensor) -> Sequence[Tensor]:
-        bgr, size = images.flip(1).to(torch.uint8), tuple(images.shape[2:])
+        loaded = images.flip(1) if images.shape[1] == 3 else images
+        bgr, size = loaded.to(torch.uint8), tuple(images.shape[2:])
         meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
         samples = [_data_sample(scope)(metainfo=meta) for _ in bgr]
         # As each toolbox's data loader collates them.
@@ -112,8 +115,8 @@ def compare(
         run (Callable): The exported one, from images to its outputs.
         sizes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         batches (Sequence[int]): Numbers of images.
-        photographs (Sequence[Tensor]): As of :func:`read_photographs`, whose
-            default they have.
+        photographs (Sequence[Tensor]): As of :func:`read_photographs`; by
+            default those of scikit-learn.
         tolerance (float): Largest relative difference. Defaults to 1e-4.
 
     Yields:
@@ -123,11 +126,11 @@ def compare(
         ExportError: If an output differs by more, or has another shape, or if
             so little was found in the pictures that nothing is known of it.
     """
-    pictures = photographs or read_photographs()
+    pictures = photographs or sample_photographs(network.in_channels)
     found = 0
     for height, width in sizes:
         for batch in batches:
-            shape = (batch, 3, height, width)
+            shape = (batch, network.in_channels, height, width)
             noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
             for kind, images in (('noise', noise.round()), ('pictures', _fit(pictures, shape))):
                 outputs = run(images)
@@ -239,31 +242,58 @@ def pictures_of_test(cfg: Config, count: int = 4) -> list[str]:
     return [info['img_path'] for info in infos]
 
 
-def read_photographs(files: Sequence[str] = ()) -> list[Tensor]:
-    """Read images.
+def sample_photographs(channels: int = 3) -> list[Tensor]:
+    """The two photographs that scikit-learn brings along.
 
     Args:
-        files (Sequence[str]): Image files; two photographs that scikit-learn
-            brings along by default.
+        channels (int): 1 makes them gray, more than 3 repeat red, green and blue. Defaults to 3.
 
     Returns:
-        list[Tensor]: RGB values from 0 to 255, each of shape (3, H, W).
-
-    Raises:
-        UsageError: If a file is missing.
-        BadInputError: If it is no image that can be read.
+        list[Tensor]: Values from 0 to 255, each of shape (channels, H, W).
 
     Examples:
-        >>> [tuple(image.shape) for image in read_photographs()]
-        [(3, 427, 640), (3, 427, 640)]
+        >>> [tuple(image.shape) for image in sample_photographs(4)]
+        [(4, 427, 640), (4, 427, 640)]
     """
-    if files:
-        arrays = [np.array(read_image(file)) for file in files]
-    else:
-        from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_sample_images
 
-        arrays = load_sample_images().images
-    return [torch.tensor(array).permute(2, 0, 1).float() for array in arrays]
+    images = [_as_tensor(array) for array in load_sample_images().images]
+    if channels == 1:
+        return [image.mean(0, keepdim=True).round() for image in images]
+    return [image[[i % 3 for i in range(channels)]] for image in images]
+
+
+def read_photographs(files: Sequence[str], cfg: Config, channels: int = 3) -> list[Tensor]:
+    """Read images as a model takes them.
+
+    Args:
+        files (Sequence[str]): Image files.
+        cfg (Config): Config of the model, whose first test transform loads
+            what is not RGB.
+        channels (int): Channels of its images. Defaults to 3.
+
+    Returns:
+        list[Tensor]: Values from 0 to 255, each of shape (channels, H, W); RGB
+        if there are three.
+
+    Raises:
+        UsageError: If a file is missing, or has other channels.
+        BadInputError: If it is no image that can be read.
+    """
+    if channels == 3:
+        return [_as_tensor(np.array(read_image(file))) for file in files]
+    images = [_as_tensor(load_image(cfg, file)) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if len(image) != channels:
+            raise UsageError(
+                f'image {file} has {len(image)} channels where the model takes {channels}: give '
+                'one like those of its data.'
+            )
+    return images
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    return torch.tensor(np.atleast_3d(array)).permute(2, 0, 1).float()
 
 
 def _fit(pictures: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch.nn as nn
 from mmengine.model import BaseModule
@@ -249,19 +250,22 @@ def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> 
         tuple[int, ...]: The stages, rising.
 
     Raises:
-        ValueError: If there is none, one is out of range, or they do not rise.
+        ValueError: If there is none, one is no integer or out of range, or they do not rise.
 
     Examples:
         >>> normalise_out_indices((-2, -1), 4)
         (2, 3)
     """
-    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+    given = out_indices if is_sequence else [out_indices]
+    choice = f'choose one or more of 0 to {num_stages - 1}, or of -{num_stages} to -1.'
+    if any(isinstance(i, bool) or not isinstance(i, Integral) for i in given):
+        raise ValueError(
+            f'out_indices={out_indices!r} must be an integer or a list of integers: {choice}'
+        )
     normalised = [i + num_stages if i < 0 else i for i in given]
     if not normalised or any(not 0 <= i < num_stages for i in normalised):
-        raise ValueError(
-            f'out_indices={out_indices} is out of range: choose one or more of 0 to '
-            f'{num_stages - 1}, or of -{num_stages} to -1.'
-        )
+        raise ValueError(f'out_indices={out_indices} is out of range: {choice}')
     if normalised != sorted(set(normalised)):
         raise ValueError(f'out_indices={out_indices} must rise from stage to stage.')
     return tuple(normalised)

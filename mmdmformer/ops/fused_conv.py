@@ -45,7 +45,7 @@ def conv2d(
     """
     name = _fused_name(act, add)
     bypassed = (conv,) if name == 'none' else (conv, act)
-    if not fuses(x, conv.weight, add) or not may_bypass(*bypassed):
+    if not fuses(x, conv.weight, conv.bias, add) or not may_bypass(*bypassed):
         y = conv(x) if add is None else conv(x) + add
         return y if act is None else act(y)
     if _is_matrix_product(x, conv, name, add):

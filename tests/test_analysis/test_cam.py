@@ -4,6 +4,7 @@
 import importlib.util
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -206,6 +207,30 @@ def test_boxes_are_explained_by_their_scores(config, mini_data):
     assert wanted.box == expected.bboxes[0].tolist()
     with pytest.raises(UsageError, match=r'--box 1000 is out of range: the boxes found .* 0 to '):
         explain(loaded, scene(mini_data), Request(box=1000))
+
+
+@pytest.mark.parametrize('channels, color', [(1, 'grayscale'), (4, 'unchanged')])
+@pytest.mark.parametrize('config', [CLASSIFIER, RETINANET, SEGMENTOR], ids=lambda path: path.stem)
+def test_images_that_are_not_rgb(config, channels, color, tmp_path):
+    numbers = 1 if config == RETINANET else channels  # mmdet's preprocessor takes one or three
+    options = {
+        'model.backbone.in_channels': channels,
+        'model.data_preprocessor.mean': [100.0] * numbers,
+        'model.data_preprocessor.std': [50.0] * numbers,
+        f'model.data_preprocessor.{"to_rgb" if config == CLASSIFIER else "bgr_to_rgb"}': False,
+        'test_dataloader.dataset.pipeline.0.color_type': color,
+    }
+    if config == RETINANET:
+        options['model.test_cfg.score_thr'] = 0.0
+    image = tmp_path / 'image.png'
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 64, channels), np.uint8)
+    cv2.imwrite(str(image), pixels)
+    result = explain(load_model(config, 'none', options), image)
+    assert result.values.shape == result.view.shape[:2] and result.values.max() > 0.9
+    if result.view.shape[:2] == (96, 64):
+        seen = pixels[..., 2::-1] if channels == 4 else pixels.repeat(3, 2)
+        np.testing.assert_allclose(result.view, seen / np.float32(255))
+    assert cam.draw(result).mode == 'RGB'
 
 
 ENCODER, DECODER = 'model.encoder.num_layers', 'model.decoder.num_layers'

@@ -29,6 +29,11 @@ def test_layers_by_hand():
     assert all(map(torch.equal, network.state_dict().values(), weights))
 
 
+def test_images_of_four_channels():
+    network = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    assert count_multiply_adds(network, (5, 7)) == 5 * 7 * 6 * 2 * 9
+
+
 def test_matrix_products():
     class Product(nn.Module):
         def forward(self, x):

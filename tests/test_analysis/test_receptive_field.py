@@ -119,6 +119,18 @@ def test_real_images_are_cut_scaled_and_normalised(tmp_path):
     torch.testing.assert_close(inputs[0], expected[:, None, None].expand(3, 10, 10))
 
 
+def test_images_that_are_not_rgb(tmp_path):
+    Image.new('RGB', (20, 40), 'red').save(tmp_path / 'image.png')
+    (gray,) = erf.real_images([tmp_path / 'image.png'], 10, channels=1)
+    rgb = (torch.tensor([255.0, 0, 0]) - torch.tensor(erf.MEAN)) / torch.tensor(erf.STD)
+    torch.testing.assert_close(gray, rgb.mean().expand(1, 1, 10, 10))
+    with pytest.raises(UsageError, match='the network takes 4 channels: leave --images out'):
+        list(erf.real_images([tmp_path / 'image.png'], 10, channels=4))
+    (noise,) = erf.noise_images(1, 32, channels=4)
+    field = measure_field(build_backbone("DMFormer(arch='nano', in_channels=4)"), [noise])
+    assert field.shape == (32, 32) and field.sum().item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     'spec, sentence',
     [

@@ -213,6 +213,10 @@ def test_layer_depth(cfg):
         (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\) is out of range: choose .* 0 to 3'),
         (dict(out_indices=()), r'out_indices=\(\) is out of range'),
         (dict(out_indices=(2, 1)), r'out_indices=\(2, 1\) must rise'),
+        (dict(out_indices='0,3'), "out_indices='0,3' must be an integer or a list .* 0 to 3, or"),
+        (dict(out_indices=None), 'out_indices=None must be an integer or a list of integers'),
+        (dict(out_indices=(0, 1.0)), r'out_indices=\(0, 1.0\) must be an integer or a list'),
+        (dict(out_indices=True), 'out_indices=True must be an integer or a list of integers'),
         (dict(frozen_stages=5), 'frozen_stages=5 is out of range: .* at most 4'),
     ],
 )

@@ -5,6 +5,8 @@ import copy
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdmformer.datasets.bad_input import BadInputError
-from mmdmformer.deploy import networks, onnx_export, torch_export, verify
+from mmdmformer.deploy import command, networks, onnx_export, torch_export, verify
 from mmdmformer.deploy.resampling import AdaptiveAveragePool
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError
@@ -91,6 +93,39 @@ def test_onnx(kind, built, tmp_path):
     assert {p.key: p.value for p in model.metadata_props}['classes'] == '["a", "b"]'
     results = compare(predict, network, onnx_export.load(path, threads=1))
     assert {r.counts for r in results} == {network.counts}
+
+
+@pytest.mark.parametrize('channels, color', [(1, 'grayscale'), (4, 'unchanged')])
+@pytest.mark.parametrize('kind', ['classifier', 'boxes', 'semantic FPN'])
+def test_images_that_are_not_rgb(kind, channels, color, tmp_path):
+    cfg = read(KINDS[kind][0])
+    cfg.model.backbone.in_channels = channels
+    preprocessor = cfg.model.data_preprocessor
+    preprocessor.update({name: False for name in ('to_rgb', 'bgr_to_rgb') if name in preprocessor})
+    # mmdet's takes one number or three
+    numbers = 1 if kind == 'boxes' else channels
+    preprocessor.update(
+        mean=[100.0 + i for i in range(numbers)], std=[50.0 + i for i in range(numbers)]
+    )
+    cfg.test_dataloader.dataset.pipeline[0].color_type = color
+    torch.manual_seed(0)
+    checkpoint, picture = tmp_path / 'model.pth', tmp_path / 'picture.png'
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), checkpoint)
+    predict, network = both(cfg, checkpoint)
+    path = tmp_path / 'network.onnx'
+    onnx_export.export(network, path, command.metadata(cfg, network.in_channels))
+    run = onnx_export.load(path, threads=1)
+    compare(predict, network, run)
+    # a picture of the config's own kind, with noise that tells its channels apart
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, channels), np.uint8)
+    cv2.imwrite(str(picture), pixels)
+    (read_back,) = verify.read_photographs([str(picture)], cfg, channels)
+    assert np.array_equal(read_back.permute(1, 2, 0), pixels)
+    list(verify.compare(predict, network, run, [(70, 90)], [1], [read_back]))
+    cv2.imwrite(str(picture), pixels[..., :1].repeat(3, 2))
+    cfg.test_dataloader.dataset.pipeline[0].color_type = 'color'
+    with pytest.raises(UsageError, match=f'has 3 channels where the model takes {channels}: give'):
+        verify.read_photographs([str(picture)], cfg, channels)
 
 
 SMALLEST = dict.fromkeys(KINDS, 35) | {'head': 129}  # sides in pixels, for torch.export
@@ -436,12 +471,13 @@ def test_tools(built, python, tmp_path):
     ('content', 'sentence'),
     [(None, 'image a.png does not exist'), ('text', 'image a.png cannot be read')],
 )
-def test_wrong_photograph_is_named(content, sentence, tmp_path, monkeypatch):
+@pytest.mark.parametrize('channels', [1, 3])
+def test_wrong_photograph_is_named(content, sentence, channels, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if content:
         Path('a.png').write_text(content)
     with pytest.raises((UsageError, BadInputError), match=sentence):
-        verify.read_photographs(['a.png'])
+        verify.read_photographs(['a.png'], read('dmformer-nano_mini-imagenet.py'), channels)
 
 
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])

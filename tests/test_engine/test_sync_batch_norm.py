@@ -80,37 +80,41 @@ def test_one_process(kind, norms, tmp_path):
     )
 
 
-def train_together(rank, port, folder, settings, queue):
+WRAPPERS = {
+    'own wrapper': {},
+    'settings of the wrapper': dict(model_wrapper_cfg=dict(find_unused_parameters=True)),
+    'named wrapper': dict(
+        model_wrapper_cfg=dict(type='MMDistributedDataParallel', static_graph=True)
+    ),
+}
+
+
+def train_together(rank, port, folder, queue):
     torchrun = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR='127.0.0.1')
     os.environ.update({k: str(v) for k, v in torchrun.items()}, MASTER_PORT=str(port))
-    queue.put(train(folder, 'pytorch', SYNC_BN['norm_cfg'], **settings))
-    torch.distributed.destroy_process_group()
+    for name, settings in WRAPPERS.items():
+        norms = train(folder / name, 'pytorch', SYNC_BN['norm_cfg'], **settings)
+        queue.put((name, norms))
+        torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    'settings',
-    [
-        {},
-        dict(model_wrapper_cfg=dict(find_unused_parameters=True)),
-        dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', static_graph=True)),
-    ],
-    ids=['own wrapper', 'settings of the wrapper', 'named wrapper'],
-)
-def test_two_processes_without_gpu(settings, tmp_path):
+def test_two_processes_without_gpu(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context('fork')
+    # A fork of a process that has computed gradients may compute none.
+    context = multiprocessing.get_context('spawn')
     queue = context.Queue()
     processes = [
-        context.Process(target=train_together, args=(rank, port, tmp_path, settings, queue))
+        context.Process(target=train_together, args=(rank, port, tmp_path, queue))
         for rank in range(2)
     ]
     for process in processes:
         process.start()
-    found = [queue.get(timeout=120) for _ in processes]
+    found = [queue.get(timeout=240) for _ in processes for _ in WRAPPERS]
     for process in processes:
         process.join()
-    assert found == [['_BatchNormXd']] * 2
-    (log,) = tmp_path.glob('*/*.log')
-    assert 'No GPU: batch norm is not synchronised.' in log.read_text()
+    assert sorted(found) == sorted((name, ['_BatchNormXd']) for name in WRAPPERS for _ in processes)
+    for name in WRAPPERS:
+        (log,) = (tmp_path / name).glob('*/*.log')
+        assert 'No GPU: batch norm is not synchronised.' in log.read_text()

@@ -3,9 +3,13 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from mmdmformer import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 LICENCE = '# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0'
@@ -62,6 +66,23 @@ def test_licence_is_apache():
     text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text
     assert 'END OF TERMS AND CONDITIONS' in text
+
+
+def test_one_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    newest = re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1]
+    setup = [sys.executable, 'setup.py', '-q', '--version']
+    packed = subprocess.run(setup, cwd=ROOT, capture_output=True, text=True).stdout.split()[-1]
+    assert {citation['version'], newest, packed} == {__version__}
+
+
+def test_workflow_calls_the_commands_that_people_type():
+    jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']
+    commands = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
+    assert commands == ['make test STACK=${{ matrix.stack }}', 'make demo']
+    makefile = (ROOT / 'Makefile').read_text()
+    stacks = jobs['test']['strategy']['matrix']['stack']
+    assert f'it can be {" or ".join(stacks)})' in makefile
 
 
 def test_pre_commit_uses_the_linter_of_the_tests():

@@ -11,6 +11,7 @@ from mmengine.logging import MMLogger
 from rich.progress import Progress
 
 from mmdmformer.analysis import receptive_field as erf
+from mmdmformer.checkpoints import input_channels
 from mmdmformer.engine import runtime
 
 
@@ -55,10 +56,11 @@ def main() -> None:
         fields = []
         for title, pair in zip(titles, pairs, strict=True):
             backbone = erf.build_backbone(*pair)
+            channels = input_channels(backbone)
             if args.images:
-                images = erf.real_images(args.images, args.side)
+                images = erf.real_images(args.images, args.side, channels)
             else:
-                images = erf.noise_images(args.count, args.side)
+                images = erf.noise_images(args.count, args.side, channels)
             values = erf.measure_field(backbone, images, args.stage, lambda: progress.advance(task))
             fields.append(erf.Field(title, values))
     erf.plot(fields, args.out)
