@@ -16,10 +16,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from comparison import DMFORMER, MIXER, ROOT, make_config
+from comparison import DMFORMER, MIXER, ROOT, make_config, split_name
 from mmdmformer.analysis.benchmark import describe_machine
 from mmdmformer.engine.model import build_model
-from results import FOLDER, SETS, Row, read_results
+from results import FOLDER, SETS, Row, image_size, read_results
 
 TIMES = FOLDER / 'times.csv'
 CROP = 256, 256  # pixels, where a set has no usual size
@@ -48,8 +48,9 @@ def measure_times(configs: Sequence[str], repetitions: int = REPETITIONS) -> dic
 
 
 def _make_pass(config: str) -> Callable[[], object]:
-    model = build_model(make_config(config, 1.0, ROOT)).eval()
-    images = torch.rand(1, 3, *(SETS[config.split('/')[0]].image or CROP))
+    cfg = make_config(config, 1.0, ROOT)
+    model = build_model(cfg).eval()
+    images = torch.rand(1, 3, *(image_size(cfg, split_name(config)[0]) or CROP))
 
     @torch.inference_mode()
     def run() -> None:

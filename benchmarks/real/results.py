@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from mmengine.config import Config
+
 from comparison import ROOT, chosen_factor, read_rates
 
 FOLDER = Path(__file__).parent
@@ -24,7 +26,7 @@ class Set:
         metrics (dict[str, str]): For each metric of a table the name in the logs. The first is
             the one that matters.
         image (tuple[int, int], optional): Height and width for multiply-adds; None where these
-            depend on what is found.
+            depend on what is found, or the config crops to a size.
         scale (float): What makes the logged values percent.
     """
 
@@ -34,7 +36,7 @@ class Set:
 
 
 SETS = {
-    'cifar10': Set({'top-1': 'accuracy/top1'}, (48, 48), scale=1.0),
+    'cifar10': Set({'top-1': 'accuracy/top1'}, None, scale=1.0),
     'bccd': Set(
         {
             'box AP50': 'coco/bbox_mAP_50',
@@ -53,6 +55,20 @@ SETS = {
         None,
     ),
 }
+
+
+def image_size(cfg: Config, name: str) -> tuple[int, int] | None:
+    """The height and width that a set's multiply-adds and times are for.
+
+    Args:
+        cfg (Config): A config of the set.
+        name (str): The set.
+
+    Returns:
+        tuple[int, int] | None: None where they depend on what is found.
+    """
+    crops = [step.crop_size for step in cfg.test_pipeline if step.type == 'CenterCrop']
+    return (crops[0], crops[0]) if crops else SETS[name].image
 
 
 @dataclass(frozen=True)

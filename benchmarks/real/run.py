@@ -18,6 +18,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+from mmengine.config import Config
 from torch import Tensor
 
 from comparison import (
@@ -36,7 +37,17 @@ from mmdmformer.checkpoints import find_weights, read_checkpoint
 from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError, one_sentence_errors, positive
-from results import FOLDER, PAGE, RESULTS, SETS, Row, add_results, make_page, read_results
+from results import (
+    FOLDER,
+    PAGE,
+    RESULTS,
+    SETS,
+    Row,
+    add_results,
+    image_size,
+    make_page,
+    read_results,
+)
 
 WORK = Path('work_dirs/real')  # below the repository
 LICENCE = 'Apache-2.0'  # of the weights; the data have their own
@@ -189,6 +200,30 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
     return rows
 
 
+def collect_folder(configs: Sequence[str], work: Path) -> list[Row]:
+    """Collect a run of tools/train.py.
+
+    Args:
+        configs (Sequence[str]): The one that was trained, below ``configs``, without suffix.
+        work (Path): The run's folder, absolute.
+
+    Returns:
+        list[Row]: One for each split and metric.
+
+    Raises:
+        UsageError: If it is no run of one config, or its results are there already.
+    """
+    dumped = [work / f'{Path(config).name}.py' for config in configs]
+    if len(configs) != 1 or not dumped[0].is_file():
+        raise UsageError(
+            f'--collect {work} needs one CONFIG, which tools/train.py has trained into that folder.'
+        )
+    seed = Config.fromfile(dumped[0]).randomness.get('seed') or 0
+    if not missing_runs(read_results(), [(configs[0], seed)]):
+        raise UsageError(f'{RESULTS.name} holds {configs[0]} with seed {seed}: remove it first.')
+    return collect(configs[0], seed, work)
+
+
 def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
 
@@ -212,14 +247,15 @@ def make_rows(
     """
     name, network = split_name(config)
     group = SETS[name]
-    model = build_model(make_config(config, chosen_factor(config), ROOT / WORK))
+    cfg = make_config(config, chosen_factor(config), ROOT / WORK)
+    model, image = build_model(cfg), image_size(cfg, name)
     common = dict(
         set=name,
         network=network,
         config=config,
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=group.image and count_multiply_adds(model, group.image),
+        multiply_adds=image and count_multiply_adds(model, image),
         minutes=round(training_minutes(scalars), 1),
         machine=describe_machine('cpu', False),
     )
@@ -276,6 +312,13 @@ def parse_args() -> argparse.Namespace:
         help='train CONFIGs of the comparison with three learning rates; the one that does best on '
         'validation is theirs from then on',
     )
+    parser.add_argument(
+        '--collect',
+        type=Path,
+        metavar='FOLDER',
+        help='test the one CONFIG that tools/train.py has trained into this folder, write it down '
+        'and keep its weights',
+    )
     parser.add_argument('--list', action='store_true', help='list what is missing, and run nothing')
     parser.add_argument(
         '--check', action='store_true', help='fail if the page is not that of the results'
@@ -285,6 +328,8 @@ def parse_args() -> argparse.Namespace:
 
 def chosen_runs(args: argparse.Namespace) -> list[tuple[str, int]]:
     """The configs and seeds that a command line asks for; all configs of a seed come first."""
+    if args.collect:
+        return []
     if args.stage:
         return STAGES[args.stage]
     return [(c, seed) for seed in range(args.seeds) for c in args.configs or CONFIGS]
@@ -292,6 +337,9 @@ def chosen_runs(args: argparse.Namespace) -> list[tuple[str, int]]:
 
 def main() -> None:
     args = parse_args()
+    if args.collect:
+        with one_sentence_errors():
+            add_results(collect_folder(args.configs, args.collect.absolute()))
     for config in args.configs if args.rates else []:
         with one_sentence_errors():
             try_rates(config)

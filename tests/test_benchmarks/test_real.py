@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from mmengine.config import Config
 
 import comparison
 import plot
@@ -68,7 +69,7 @@ def test_file_keeps_rows_and_tells_what_is_left(real, rows, tmp_path):
     real.add_results(rows, path)
     real.add_results([two_stage], path)
     assert real.read_results(path) == [*rows, two_stage]
-    runs = real.chosen_runs(Namespace(stage=None, configs=[CIFAR10, BCCD], seeds=2))
+    runs = real.chosen_runs(Namespace(collect=None, stage=None, configs=[CIFAR10, BCCD], seeds=2))
     left = real.missing_runs(real.read_results(path), runs)
     assert left == [(BCCD, 0), (CIFAR10, 1), (BCCD, 1)]
 
@@ -173,3 +174,35 @@ def test_plot_shows_the_costs_that_are_known(rows, tmp_path):
     plot.plot([*rows, *other], times, second)
     widths = [cv2.imread(str(picture)).shape[1] for picture in (first, second)]
     assert widths[0] / 2 == widths[1] / 3  # a panel more
+
+
+def test_multiply_adds_are_for_the_size_that_a_set_is_tested_at():
+    sizes = {}
+    for name, template in comparison.TEMPLATES.items():
+        cfg = Config.fromfile(ROOT / f'configs/{template.format(comparison.DMFORMER)}.py')
+        sizes[name] = results.image_size(cfg, name)
+        if name == 'cifar10':
+            assert sizes[name] == (cfg.test_dataloader.dataset.pipeline[2].crop_size,) * 2
+    assert (sizes['bccd'], sizes['camvid'], sizes['nuclei']) == ((240, 320), (360, 480), None)
+
+
+def test_a_folder_of_another_run_is_not_collected(real, tmp_path):
+    with pytest.raises(UsageError, match='needs one CONFIG, which tools/train.py has trained into'):
+        real.collect_folder([CIFAR10], tmp_path)
+    (tmp_path / f'{Path(CIFAR10).name}.py').write_text('randomness = dict(seed=0)')
+    row = real.read_results()[0]
+    with pytest.raises(UsageError, match='holds .*nano_cifar10 with seed 0: remove it first'):
+        real.collect_folder([row.config], tmp_path)
+
+
+def test_weights_that_come_along_say_what_they_are():
+    files = [*ROOT.glob('weights/*'), *ROOT.glob('mmdmformer/weights/*')]
+    assert files
+    for file in files:
+        content = read_checkpoint(file)
+        meta = content['meta']
+        cfg = Config.fromfile(ROOT / meta['config'])
+        assert tuple(meta['dataset_meta']['classes']) == cfg.classes and meta['licence']
+        assert {row['split'] for row in meta['results']} == {'val', 'test'}
+        kinds = {tensor.dtype for tensor in content['state_dict'].values()}
+        assert kinds <= {torch.float16, torch.int64}

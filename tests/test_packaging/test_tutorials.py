@@ -6,13 +6,11 @@ The archives hold made-up images in the layouts of the published ones; trainings
 
 import re
 import subprocess
-import tarfile
 
-import numpy as np
 import pytest
 from test_docs import ROOT, commands
 
-from made_up_sets import write_camvid, write_cifar10, write_nuclei, write_voc
+from made_up_sets import write_archives
 
 # What each program leaves behind, in the order in which the pages name them.
 LEAVES = {
@@ -27,7 +25,6 @@ LEAVES = {
     'tools/test.py': 'work_dirs/drawings/**/*.*g',
     'demo/image_demo.py': 'work_dirs/*.html',
 }
-BOXES = [('RBC', (20, 30, 120, 140), False), ('WBC', (200, 100, 420, 330), False)]
 LOADER = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
 SHORT = {
     'mmpretrain': ['train_cfg.max_epochs=1', 'param_scheduler=[]'],
@@ -38,31 +35,13 @@ SHORT = {
 SCOPES = dict(cifar10='mmpretrain', bccd='mmdet', nuclei='mmdet', camvid='mmseg')
 
 
-def archive(folder, name, mode, root, member):
-    """Pack a folder as its publisher does."""
-    with tarfile.open(folder / name, mode) as file:
-        file.add(root, member)
-
-
 @pytest.fixture
 def archives(tmp_path):
     """A folder with the four archives, and what of the checkout the commands name."""
-    made, folder = tmp_path / 'made', tmp_path / 'empty'
-    folder.mkdir()
+    write_archives(tmp_path)
     for name in ('tools', 'configs', 'demo'):
-        (folder / name).symlink_to(ROOT / name)
-    write_cifar10(made / 'cifar10')
-    archive(folder, 'cifar10.tar.xz', 'w:xz', made / 'cifar10', 'cifar10')
-    write_voc(made / 'bccd', BOXES)
-    archive(folder, 'bccd.tar.gz', 'w:gz', made / 'bccd', 'bccd')
-    masks = np.zeros((4, 128, 128), bool)
-    for i, mask in enumerate(masks):
-        mask[10 + 50 * (i % 2) : 40 + 50 * (i % 2), 8 + 60 * (i // 2) : 40 + 60 * (i // 2)] = True
-    write_nuclei(made / 'stage1_train', masks)
-    archive(folder, 'dsb2018.tar.xz', 'w:xz', made / 'stage1_train', 'stage1_train')
-    write_camvid(made / 'camvid')
-    archive(folder, 'camvid.tar', 'w', made / 'camvid', 'camvid')
-    return folder
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
 
 
 @pytest.mark.slow
