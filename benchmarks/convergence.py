@@ -110,7 +110,7 @@ def read_images(folder: str | Path, split: str, size: int, limit: int | None = N
         if not paths or (each is not None and len(paths) < each):
             raise UsageError(
                 f'{Path(folder, split, name)} has {len(paths)} images instead of {each or "some"}: '
-                'make them with `python tools/make_mini_data.py`, or name their folder with --data.'
+                'make them with `python demo/make_mini_data.py`, or name their folder with --data.'
             )
         for path in paths:
             pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)

@@ -324,7 +324,7 @@ def run_leg(leg: Leg, work_dir: Path) -> Result:
         after = test(leg, checkpoint, folder / 'test', log, *cfg_options(leg.options))
     picture = work_dir / f'{leg.name}.png'
     drawn = sorted(drawings.rglob('*.[jp][pn]g'))
-    make_contact_sheet(drawn[:: len(drawn) // PICTURES][:PICTURES], picture)
+    make_contact_sheet(drawn[:: max(1, len(drawn) // PICTURES)][:PICTURES], picture)
     return Result(leg, before, after, time.time() - start, picture)
 
 
@@ -350,7 +350,7 @@ def main() -> None:
         for leg in legs:
             prepare_set(REAL_SETS[leg.config.split('/')[1]], args.data, work_dir / 'data.log')
     else:
-        run('tools/make_mini_data.py', log=work_dir / 'data.log')
+        run('demo/make_mini_data.py', log=work_dir / 'data.log')
     results = []
     for i, leg in enumerate(legs, 1):
         print(f'\n[{i}/{len(legs)}] {leg.title}', flush=True)

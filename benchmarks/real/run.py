@@ -323,7 +323,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--check', action='store_true', help='fail if the page is not that of the results'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    compared = {config for runs in STAGES.values() for config, _ in runs}
+    for config in args.configs:
+        if config not in compared and not (ROOT / f'configs/{config}.py').is_file():
+            parser.error(f'there is no config {config}: --list names those of a --stage.')
+        if args.rates and (ROOT / f'configs/{config}.py').is_file():
+            parser.error(f'--rates {config}: the rate of this config stands in its file.')
+    if args.rates and not args.configs:
+        parser.error('--rates needs the CONFIGs to try them for.')
+    return args
 
 
 def chosen_runs(args: argparse.Namespace) -> list[tuple[str, int]]:

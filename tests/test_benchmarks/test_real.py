@@ -206,3 +206,18 @@ def test_weights_that_come_along_say_what_they_are():
         assert {row['split'] for row in meta['results']} == {'val', 'test'}
         kinds = {tensor.dtype for tensor in content['state_dict'].values()}
         assert kinds <= {torch.float16, torch.int64}
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['cifar10/swim-nano_cifar10'], 'no config cifar10/swim-nano_cifar10: --list names'),
+        (['--rates', CIFAR10], 'the rate of this config stands in its file'),
+        (['--rates'], 'needs the CONFIGs'),
+    ],
+)
+def test_what_cannot_be_run_is_named(real, words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['run.py', *words])
+    with pytest.raises(SystemExit):
+        real.parse_args()
+    assert message in capsys.readouterr().err

@@ -98,7 +98,7 @@ RUN_BY = {
     ),
     'tools/doctor.py': f'{DOCTOR}::test_tool_prints_one_page',
     'tools/doctor.py --amp': f'{DOCTOR}::test_config_that_cannot_train_is_refused',
-    'tools/make_mini_data.py': f'{HERE}::test_first_run',
+    'demo/make_mini_data.py': f'{HERE}::test_first_run',
     **{
         f'tools/dataset_converters/{name}.py': 'test_datasets/test_converters.py::'
         'test_tool_says_a_mistake_in_one_sentence'
@@ -272,7 +272,7 @@ def test_the_test_is_there(part):
 def run(python, command, *more, cwd):
     """Run a command as it is shown, with the repository's path before its files."""
     program, *words = (
-        str(ROOT / word) if re.match(r'(tools|configs)/|benchmarks/\w+\.py', word) else word
+        str(ROOT / word) if re.match(r'(tools|configs|demo)/|benchmarks/\w+\.py', word) else word
         for word in shlex.split(command.removeprefix('python ').removeprefix('-m '))
     )
     result = python(program, *words, *more, cwd=cwd)
@@ -284,7 +284,7 @@ def run(python, command, *more, cwd):
 def first_run(python, tmp_path_factory):
     """The folder in which the first run of docs/get_started.md was done, with fewer images."""
     folder = tmp_path_factory.mktemp('first_run')
-    run(python, 'python tools/make_mini_data.py', '--scale', '0.005', cwd=folder)
+    run(python, 'python demo/make_mini_data.py', '--scale', '0.005', cwd=folder)
     options = [*settings(CLASSIFIER, batch_size=10, max_epochs=1, **SMALL), 'param_scheduler=[]']
     run(python, f'python tools/train.py {CLASSIFIER} --cfg-options', *options, cwd=folder)
     return folder
