@@ -1,7 +1,9 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Inject every fault, and write the table of docs/reliability.md.
 
-What was done before is not done again: the command can be stopped and started at will.
+What was done before is not done again: the command can be stopped and started at will. Without
+``benchmarks/reliability/results.json`` everything is done again. Run with the environment of the
+maintained forks it fills rows of its own.
 """
 
 import argparse
@@ -13,9 +15,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from markdown_pages import replace_between
+from mmdmformer.compat import report
+from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / 'tests'), str(ROOT / 'demo')]  # where faults are, and made-up data
@@ -23,6 +29,7 @@ from faults import Fault, load_faults  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks/reliability/results.json'
 DOCUMENT = ROOT / 'docs/reliability.md'
+FORKS = ' (onedl)'
 BEGIN, END = '<!-- faults: made by benchmarks/reliability.py -->', '<!-- end of faults -->'
 
 
@@ -43,7 +50,7 @@ def measure(
     end = time.monotonic() + 60 * minutes
     found = read_results(results)
     for each in faults:
-        record = found.setdefault(each.name, dict(times=0, counts={}, lost=[]))
+        record = found.setdefault(each.name + stack(), dict(times=0, counts={}, lost=[]))
         while record['times'] < each.times:
             if time.monotonic() > end:
                 return False
@@ -66,6 +73,11 @@ def measure(
     return True
 
 
+def stack() -> str:
+    """What is added to the names of faults that are injected beside the maintained forks."""
+    return FORKS if 'forks' in report.stack() else ''
+
+
 def read_results(path: Path) -> dict[str, dict]:
     """What :func:`measure` wrote down; nothing if there is no file yet."""
     return json.loads(path.read_text()) if path.is_file() else {}
@@ -82,14 +94,14 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
         str: A line for each fault that was injected.
     """
     lines = ['| fault | how it is injected | times | what happened | lost |', '|-|-|-:|-|-:|']
-    for each in faults:
-        record = results.get(each.name)
+    for each, of in product(faults, ('', FORKS)):
+        record = results.get(each.name + of)
         if not record or not record['times']:
             continue
         happened = '; '.join(f'{what}: {count:,}' for what, count in record['counts'].items())
         lost = '; '.join(record['lost'][:3]) + (' ...' if len(record['lost']) > 3 else '')
         lost = f'{len(record["lost"])} ({lost})' if lost else '0'
-        cells = [f'{each.group}: {each.name}', each.how, f'{record["times"]:,}', happened, lost]
+        cells = [f'{each.group}: {each.name}{of}', each.how, f'{record["times"]:,}', happened, lost]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -97,6 +109,9 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--only', nargs='+', metavar='NAME', help='these faults alone')
+    parser.add_argument(
+        '--times', type=positive, help='inject each so often, as a sample that is written nowhere'
+    )
     parser.add_argument('--list', action='store_true', help='print the names and how often')
     parser.add_argument(
         '--minutes', type=float, default=math.inf, help='begin nothing new after that time'
@@ -114,8 +129,15 @@ def main() -> None:
             print(f'{each.group}: {each.name} ({each.times} times)')
         return
     done = True
+    chosen = [each for each in faults.values() if not args.only or each.name in args.only]
+    if args.times is not None:
+        few = [replace(each, times=args.times, piece=args.times) for each in chosen]
+        with tempfile.TemporaryDirectory() as folder:
+            results = Path(folder, 'results.json')
+            measure(few, results, args.minutes)
+            print(make_table(few, read_results(results)))
+            sys.exit(int(any(record['lost'] for record in read_results(results).values())))
     if not args.check:
-        chosen = [each for each in faults.values() if not args.only or each.name in args.only]
         done = measure(chosen, RESULTS, args.minutes)
     results = read_results(RESULTS)
     text = DOCUMENT.read_text(encoding='utf-8')

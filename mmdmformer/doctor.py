@@ -20,6 +20,7 @@ from rich.text import Text
 from . import train
 from .compat import report
 from .datasets.layouts import LAYOUTS, Layout, layout_of
+from .datasets.missing import missing_data, with_data_root
 from .engine import runtime
 from .engine.batch_size import describe_batch_size
 from .engine.model import toolbox_of
@@ -182,7 +183,7 @@ def _require_checkpoints(cfg: Config) -> None:
 def _datasets(cfg: Config) -> list[dict]:
     """The data sets of the config that have a folder."""
     loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
-    return [dataset for dataset in runtime.with_data_root(loaders) if 'type' in dataset]
+    return [dataset for dataset in with_data_root(loaders) if 'type' in dataset]
 
 
 def _require_data(
@@ -192,7 +193,7 @@ def _require_data(
 ) -> None:
     """Raise unless the data of one data set are where it looks for them."""
     if not Path(dataset['data_root']).is_dir():
-        raise runtime.UsageError(runtime.missing_data(dataset))
+        raise runtime.UsageError(missing_data(dataset))
     if expected is None:
         for path in _own_paths(dataset):
             if not path.exists():

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
-from torch import nn
 
 from .checkpoints import complete_weights
+from .datasets.missing import missing_data_named
 from .engine import runtime
 from .engine.model import toolbox_of
+from .engine.runner_parts import bare_model
 
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():
         cfg = test_config(options)
-        with runtime.missing_data_named(cfg, 'test'):
+        with missing_data_named(cfg, 'test'):
             metrics = _test(cfg, options.out)
         runtime.leave_distributed()
     return metrics
@@ -52,14 +52,8 @@ def _test(cfg: Config, out: str | None) -> dict[str, float]:
 
 
 def _load_complete(runner: Runner, load: Callable, checkpoint: str) -> dict:
-    with complete_weights(_without_wrappers(runner.model), checkpoint):
+    with complete_weights(bare_model(runner.model), checkpoint):
         return load(checkpoint, strict=True)
-
-
-def _without_wrappers(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +86,10 @@ def test_config(options: argparse.Namespace) -> Config:
     if options.out is not None and not options.out.endswith(_PICKLE_SUFFIXES):
         raise runtime.UsageError(f'--out {options.out} must end with .pkl or .pickle.')
     cfg = runtime.load_config(options)
-    cfg.load_from = options.checkpoint
+    # A run that was resumed says so in the config that it dumps.
+    cfg.load_from, cfg.resume = options.checkpoint, False
+    chosen = 'the checkpoint to test'
+    runtime.require_kept(cfg, options.cfg_options, dict(load_from=chosen, resume=chosen))
     if options.tta:
         _augment(cfg, options.config)
     if options.show_dir is not None:

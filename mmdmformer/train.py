@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from .checkpoints import find_checkpoint
+from .datasets.missing import missing_data_named
 from .engine import runtime
 from .engine.batch_size import enable_auto_scale_lr
 from .registry import type_name
+
+_SET_BY_ARGUMENTS = {
+    'resume': '--resume',
+    'optim_wrapper.type': '--amp',
+    'auto_scale_lr.enable': '--auto-scale-lr',
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -26,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():
         cfg = training_config(options)
-        with runtime.missing_data_named(cfg, 'train', 'val'):
+        with missing_data_named(cfg, 'train', 'val'):
             _train(cfg)
         runtime.leave_distributed()
 
@@ -44,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest in the work folder if none is named',
+        help='go on from this checkpoint, or from the latest in the work folder if none is named '
+        'and there is one',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)'
@@ -80,10 +89,15 @@ def training_config(options: argparse.Namespace) -> Config:
         )
     if options.auto_scale_lr:
         enable_auto_scale_lr(cfg, options.config)
+    set_by = dict(_SET_BY_ARGUMENTS)
     if options.resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
+        # Before its first checkpoint a run begins as the config says.
+        if not cfg.get('load_from') or find_checkpoint(cfg.work_dir):
+            cfg.resume, cfg.load_from = True, None
     elif options.resume is not None:
         cfg.resume, cfg.load_from = True, options.resume
+        set_by['load_from'] = '--resume'
+    runtime.require_kept(cfg, options.cfg_options, set_by)
     return cfg
 
 

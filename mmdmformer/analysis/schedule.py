@@ -30,9 +30,10 @@ from rich.progress import Progress
 from torch import nn
 
 from ..datasets.layouts import ADE20K, COCO, IMAGENET, layout_of
+from ..datasets.missing import missing_data, with_data_root
 from ..engine.batch_size import describe_batch_size, global_batch_size
+from ..engine.errors import UsageError
 from ..engine.model import build_model, toolbox_of
-from ..engine.runtime import UsageError, missing_data, with_data_root
 from ..registry import type_name
 
 QUANTITIES = ('learning rate', 'momentum', 'weight decay')

@@ -9,7 +9,7 @@ import difflib
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
 _WEIGHTS = dict(dmformer_nano='dmformer-nano_cifar10')
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
 # What gives maps where a classifier's backbone gives one token.
-_MAPS = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
+MAPS = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
 
 
 def list_models(pattern: str = '*') -> list[str]:
@@ -110,7 +110,8 @@ def get_model(
         backbone = build_features(name, out_indices=out_indices, **options)
         if pretrained:
             _load_features(backbone, build_backbone(name, **options), str(pretrained))
-        return FeatureExtractor(backbone)
+        build = functools.partial(build_features, name, **options)
+        return FeatureExtractor(backbone, describe_stages(backbone, build))
     if num_classes is None:
         num_classes = len(classes) or 1000
     model = Classifier(build_backbone(name, **options), num_classes)
@@ -253,19 +254,12 @@ class FeatureInfo:
     """Channels and reductions of a backbone's outputs, under the names that timm gives them.
 
     Args:
-        backbone (nn.Module): The backbone.
-        in_channels (int): Channels of its images.
+        stages (list[dict]): What :func:`describe_stages` gives.
+        out_indices (Sequence[int]): The stages that are returned.
     """
 
-    def __init__(self, backbone: nn.Module, in_channels: int) -> None:
-        self.out_indices = tuple(backbone.out_indices)
-        sides = [out.shape[-1] for out in _outputs_without_values(backbone, in_channels)]
-        self.info = {
-            i: dict(num_chs=channels, reduction=_PROBE_SIDE // side, index=i)
-            for i, channels, side in zip(
-                self.out_indices, backbone.out_channels, sides, strict=True
-            )
-        }
+    def __init__(self, stages: list[dict[str, Any]], out_indices: Sequence[int]) -> None:
+        self.info, self.out_indices = stages, tuple(out_indices)
 
     def channels(self) -> list[int]:
         """Channels of each output."""
@@ -281,20 +275,51 @@ class FeatureExtractor(nn.Module):
 
     Args:
         backbone (nn.Module): The backbone.
+        stages (list[dict]): What :func:`describe_stages` gives.
 
     Attributes:
         feature_info (FeatureInfo): Channels and reductions.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, stages: list[dict[str, Any]]) -> None:
         super().__init__()
         self.backbone = backbone
-        in_channels = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
-        self.feature_info = FeatureInfo(backbone, in_channels)
+        self.feature_info = FeatureInfo(stages, backbone.out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images of shape (B, in_channels, H, W) to maps, from fine to coarse."""
         return list(self.backbone(x))
+
+
+def describe_stages(backbone: nn.Module, build: Callable[..., nn.Module]) -> list[dict[str, Any]]:
+    """Describe every stage of a backbone, whether it returns it or not.
+
+    Args:
+        backbone (nn.Module): The backbone.
+        build (Callable): Builds another like it, which returns maps, with
+            other ``out_indices``.
+
+    Returns:
+        list[dict]: As timm has it: channels ``num_chs``, ``reduction`` of the
+        image's sides, the ``module`` that computes it, and its ``index``.
+    """
+    every = tuple(range(len(backbone.stage_parts())))
+    whole = backbone
+    if backbone.out_indices != every:
+        with without_init_log():
+            whole = build(out_indices=every)
+    sides = [out.shape[-1] for out in _outputs_without_values(whole)]
+    modules = {id(module): name for name, module in backbone.named_modules()}
+    return [
+        dict(
+            num_chs=whole.out_channels[i],
+            reduction=_PROBE_SIDE // sides[i],
+            # Some parts are lists made for the purpose, whose last module gives the output.
+            module=modules.get(id(part)) or modules[id(list(part)[-1])],
+            index=i,
+        )
+        for i, part in enumerate(backbone.stage_parts())
+    ]
 
 
 def build_backbone(name: str, **options: Any) -> nn.Module:
@@ -315,7 +340,7 @@ def build_backbone(name: str, **options: Any) -> nn.Module:
 
 def build_features(name: str, **options: Any) -> nn.Module:
     """Build a backbone as :func:`build_backbone` does, whose outputs are maps in any case."""
-    maps = _MAPS.get(backbone_settings(name)['type'], {})
+    maps = MAPS.get(backbone_settings(name)['type'], {})
     return build_backbone(name, **maps, **options)
 
 
@@ -383,9 +408,10 @@ _PROBE_SIDE = 224  # pixels
 
 
 @torch.no_grad()
-def _outputs_without_values(backbone: nn.Module, in_channels: int) -> Sequence[Tensor]:
+def _outputs_without_values(backbone: nn.Module) -> Sequence[Tensor]:
     """Run a backbone on tensors that have a shape and nothing else, which takes no time."""
     state = {name: tensor.to('meta') for name, tensor in backbone.state_dict().items()}
+    in_channels = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
     images = torch.empty(1, in_channels, _PROBE_SIDE, _PROBE_SIDE, device='meta')
     return torch.func.functional_call(backbone, state, images)
 

@@ -12,17 +12,20 @@ Examples:
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import backbones
 from ..engine.model import without_init_log
+from ..layers.backbone import normalise_out_indices
 from . import models
 
 try:
     from timm.models import (
+        FeatureInfo,
         build_model_with_cfg,
         generate_default_cfgs,
         is_model,
@@ -80,6 +83,9 @@ class TimmClassifier:
         **options: Any,
     ) -> None:
         super().__init__(in_channels=in_chans, **options)
+        backbone = type(self).__bases__[1]
+        maps = models.MAPS.get(backbone.__name__, {})
+        self.build_like = functools.partial(backbone, in_channels=in_chans, **{**options, **maps})
         with without_init_log():
             self.init_weights()
         self.in_chans, self.drop_rate, self.no_decay = in_chans, drop_rate, tuple(no_decay)
@@ -93,6 +99,56 @@ class TimmClassifier:
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images to the backbone's last output, of shape (B, C, H', W') or (B, C)."""
         return super().forward(x)[-1]
+
+    @functools.cached_property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """What timm lists of each stage: ``num_chs``, ``reduction``, ``module`` and ``index``."""
+        return models.describe_stages(self, self.build_like)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Compute the maps of stages, as timm's own models do.
+
+        Args:
+            x (Tensor): Images of shape (B, in_chans, H, W).
+            indices (int | Sequence[int], optional): The stages; a number
+                means so many, from the last one. Defaults to all.
+            norm (bool): Of no effect: the maps are normalised as they are.
+                Defaults to False.
+            stop_early (bool): Of no effect: what no map needs is not computed
+                with ``intermediates_only``. Defaults to False.
+            output_fmt (str): The order of dimensions, which can be
+                ``'NCHW'`` alone. Defaults to 'NCHW'.
+            intermediates_only (bool): Whether to leave out the last map,
+                which :meth:`forward_features` gives. Defaults to False.
+
+        Returns:
+            list[Tensor] | tuple[Tensor, list[Tensor]]: The maps of shape
+            (B, num_chs, H', W') in ascending order of the stages; before
+            them the last one.
+
+        Raises:
+            ValueError: If ``output_fmt`` is another, or the network gives
+                such maps only where it is built for them.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt={output_fmt!r} is not possible here: take 'NCHW'.")
+        every = range(len(self.stage_parts()))
+        if indices is None or isinstance(indices, int):
+            indices = every[-(indices or 0) :]
+        indices = sorted(i + len(every) * (i < 0) for i in indices)
+        taken, last = normalise_out_indices(indices, len(every)), every[-1]
+        with _returning(self, taken if intermediates_only else {*taken, last}):
+            outputs = super().forward(x)
+        maps = list(outputs[: len(taken)])
+        return maps if intermediates_only else (outputs[-1], maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map the backbone's output to logits, or to pooled features."""
@@ -148,19 +204,72 @@ def _with_head(backbone: type) -> type:
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     settings = models.backbone_settings(name)
+    output_stride = kwargs.pop('output_stride', None)
     if kwargs.get('features_only'):
         out_indices = kwargs.pop('out_indices', (0, 1, 2, 3))
         if isinstance(out_indices, int):  # timm means so many, from the last one
             out_indices = tuple(range(-out_indices, 0))
         # This is for the extractor, which has been told by then.
-        kwargs['feature_cls'] = lambda model, out_indices: models.FeatureExtractor(model)
+        kwargs['feature_cls'] = lambda model, out_indices: _FeatureExtractor(model)
         build = functools.partial(_build_features, name, out_indices)
     else:
         backbone = getattr(backbones, settings.pop('type'))
         build = functools.partial(
             _with_head(backbone), no_decay=models.names_without_decay(name), **settings
         )
-    return build_model_with_cfg(build, name, pretrained, **kwargs)
+    model = build_model_with_cfg(build, name, pretrained, **kwargs)
+    if output_stride is not None:
+        stages = getattr(model.feature_info, 'info', model.feature_info)
+        if output_stride != stages[-1]['reduction']:
+            raise ValueError(
+                f'output_stride={output_stride} is not possible here: {name} has '
+                f'{stages[-1]["reduction"]}, and no stage that can be dilated instead.'
+            )
+    return model
+
+
+class _FeatureExtractor(models.FeatureExtractor):
+    """A backbone that describes itself by timm's own class, and returns what it is told to.
+
+    Args:
+        backbone (nn.Module): What :func:`_build_features` gives.
+
+    Attributes:
+        return_layers (Mapping[str, str]): Names of the modules whose maps are
+            returned, as keys; clients may set it.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone, models.describe_stages(backbone, backbone.build_like))
+        info = [
+            {**stage, 'module': f'backbone.{stage["module"]}'} for stage in self.feature_info.info
+        ]
+        self.feature_info = FeatureInfo(info, backbone.out_indices)
+        self.return_layers = dict.fromkeys(self.feature_info.module_name())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map images of shape (B, in_chans, H, W) to maps, from fine to coarse."""
+        stages = self.feature_info.info
+        indices = [stage['index'] for stage in stages if stage['module'] in self.return_layers]
+        with _returning(self.backbone, indices):
+            return super().forward(x)
+
+
+@contextmanager
+def _returning(backbone: nn.Module, indices: Iterable[int]) -> Iterator[None]:
+    """Let a backbone return the maps of other stages, which must be modules of its own."""
+    returned, wanted = backbone.out_indices, tuple(sorted(indices))
+    own = set(map(id, backbone.modules()))
+    if wanted != returned and any(id(part) not in own for part in backbone.stage_parts()):
+        raise ValueError(
+            f'{type(backbone).__name__} cannot give maps of the stages {wanted}, as it was built '
+            f'for {returned}: take features_only=True with out_indices={wanted}.'
+        )
+    backbone.out_indices = wanted
+    try:
+        yield
+    finally:
+        backbone.out_indices = returned
 
 
 def _build_features(
@@ -173,7 +282,9 @@ def _build_features(
     **options: Any,
 ) -> nn.Module:
     """Build a backbone; it has no use for the arguments of a head."""
-    model = models.build_features(name, out_indices=out_indices, in_channels=in_chans, **options)
+    build = functools.partial(models.build_features, name, in_channels=in_chans, **options)
+    model = build(out_indices=out_indices)
+    model.build_like = build
     model.num_classes = 0
     return model
 

@@ -5,21 +5,17 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmdet.models.backbones.pvt import (
-    AbsolutePositionEmbedding,
-    MixFFN,
-    PVTEncoderLayer,
-    PyramidVisionTransformer,
-)
+from mmdet.models.backbones.pvt import AbsolutePositionEmbedding, MixFFN, PVTEncoderLayer
+from mmdet.models.layers import PatchEmbed
+from mmengine.model import ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
-    BackboneContract,
+    Backbone,
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
     parse_arch,
 )
 from ..mixers.acmix import ACmixOperator
@@ -122,14 +118,14 @@ class PVTACmixBlock(PVTEncoderLayer):
 
 
 @MODELS.register_module(force=True)
-class PVTACmix(BackboneContract, PyramidVisionTransformer):
+class PVTACmix(Backbone):
     """Pyramid Vision Transformer with ACmix in place of spatial-reduction attention.
 
     From `On the Integration of Self-Attention and Convolution
-    <https://arxiv.org/abs/2111.14556>`_ (CVPR 2022), on top of mmdet's
-    PyramidVisionTransformer. No code of it was released, and the paper does
-    not say how keys and values of the reduced grid reach the convolution
-    path; see ``kv``.
+    <https://arxiv.org/abs/2111.14556>`_ (CVPR 2022), made of the parts of
+    mmdet's PyramidVisionTransformer, under the same names. No code of it was
+    released, and the paper does not say how keys and values of the reduced
+    grid reach the convolution path; see ``kv``.
 
     Args:
         arch (str | dict): ``'tiny'`` (``'t'``), ``'small'`` (``'s'``),
@@ -254,35 +250,31 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
         arch = parse_arch(arch, self.arch_zoo)
         num_stages, last = len(arch['depths']), len(arch['depths']) - 1
         _check_class_token(cls_token, rates, arch['sr_ratios'])
-        super().__init__(
-            pretrain_img_size=img_size,
-            in_channels=in_channels,
-            embed_dims=1,
-            num_stages=num_stages,
-            num_layers=(0,) * num_stages,  # the blocks are not mmdet's
-            num_heads=arch['embed_dims'],  # it multiplies embed_dims with them
-            patch_sizes=(4, *(2,) * last),
-            strides=(4, *(2,) * last),
-            paddings=(0,) * num_stages,
-            sr_ratios=arch['sr_ratios'],
-            mlp_ratios=arch['mlp_ratios'],
-            out_indices=normalise_out_indices(out_indices, num_stages),
-            norm_cfg=NORM_CFG,
-        )
-        self.depths, self.cls_token = arch['depths'], cls_token
-        self.stage_channels = arch['embed_dims']
+        super().__init__(num_stages, out_indices, frozen_stages, norm_eval, init_cfg)
+        self.embed_dims, self.depths, self.cls_token = arch['embed_dims'], arch['depths'], cls_token
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         path_cfg = dict(kernel_size=conv_kernel, shift=shift, align_heads=align_heads)
-        for i, (_, layers, _) in enumerate(self.layers):
-            # mmdet leaves NumPy's integers, at which torch.compile breaks the graph.
-            layers[0].pos_shape = tuple(map(int, layers[0].pos_shape))
-            layers.extend(
+        self.layers = ModuleList()
+        for i, channels in enumerate(self.embed_dims):
+            stride = 4 if i == 0 else 2
+            embed = PatchEmbed(
+                in_channels,
+                channels,
+                kernel_size=stride,
+                stride=stride,
+                padding=0,
+                norm_cfg=NORM_CFG,
+            )
+            has_token = cls_token and i == last
+            position = ClassTokenEmbedding if has_token else AbsolutePositionEmbedding
+            side = img_size // 2 ** (i + 2)
+            blocks = (
                 PVTACmixBlock(
-                    arch['embed_dims'][i],
+                    channels,
                     arch['num_heads'][i],
                     arch['mlp_ratios'][i],
                     arch['sr_ratios'][i],
-                    int(cls_token and i == last),
+                    int(has_token),
                     kv,
                     rates,
                     path_cfg,
@@ -291,12 +283,11 @@ class PVTACmix(BackboneContract, PyramidVisionTransformer):
                 )
                 for _ in range(self.depths[i])
             )
-        if cls_token:
-            channels = arch['embed_dims'][last]
-            grid = self.layers[last][1][0].pos_shape
-            self.layers[last][1][0] = ClassTokenEmbedding(grid, channels)
-            self.layers[last][2] = nn.LayerNorm(channels, eps=NORM_CFG['eps'])
-        self._set_contract(num_stages, out_indices, frozen_stages, norm_eval, init_cfg)
+            norm = nn.LayerNorm(channels, eps=NORM_CFG['eps']) if has_token else nn.Identity()
+            layers = ModuleList([position((side, side), channels), *blocks])
+            self.layers.append(ModuleList([embed, layers, norm]))
+            in_channels = channels
+        self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps.

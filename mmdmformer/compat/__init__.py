@@ -39,10 +39,13 @@ def prepare() -> None:
       code that it brings along;
     - on a GPU, the operators of an mmcv that was compiled without CUDA;
     - beside transformers 5, which mmpretrain's networks for images and text do not know, the flag
-      by which mmpretrain imports them.
+      by which mmpretrain imports them;
+    - without setuptools' pkg_resources, three functions of ``mmengine.utils`` that need it, so that
+      ``_base_ = 'mmdet::...'`` is found.
     """
-    from . import checkpoint, mmcv_ops
+    from . import checkpoint, mmcv_ops, packages
 
     checkpoint.guard_loader()
     mmcv_ops.replace_cpu_build()
     environment.leave_out_broken_multimodal_networks()
+    packages.serve_lookup()

@@ -3,19 +3,22 @@
 
 A checkpoint is a pickle, and a pickle may name any function to be called while it is loaded.
 torch's weights-only loading refuses all but weights, and with them what mmengine itself puts into
-its checkpoints: the history of the losses and numpy's numbers. :func:`declare_records` allows
-those by torch's public call. :func:`weights_only` allows exactly those for the time that a file is
-loaded, whatever the environment and mmengine say, and refuses the rest with a clear message;
-:func:`guard_loader` puts it around all that mmengine loads.
+its checkpoints, the history of the losses and numpy's numbers, and the settings that other training
+codes put there: timm's arguments, the yacs configs of Swin's and ACmix's authors.
+:func:`declare_records` allows those by torch's public call. :func:`weights_only` allows exactly
+those for the time that a file is loaded, whatever the environment and mmengine say, and refuses the
+rest with a clear message; :func:`guard_loader` puts it around all that mmengine loads.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import pickle
 import re
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,7 +44,7 @@ class CheckpointError(RuntimeError):
 
 
 def declare_records() -> None:
-    """Tell torch what mmengine's own checkpoints hold beside weights."""
+    """Tell torch what mmengine's own checkpoints, timm's and Swin's hold beside weights."""
     add_safe_globals(_own_globals())
 
 
@@ -105,7 +108,7 @@ def weights_only(filename: str) -> Iterator[None]:
 
 
 def _own_globals() -> list[Callable | tuple[Callable, str]]:
-    """What mmengine's own checkpoints name, beside what torch allows."""
+    """What such checkpoints name, beside what torch allows."""
     scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
     # No object and no structured arrays: numpy trusts the flags in their pickled types.
     codes = set(np.typecodes['All']) - set('OV')
@@ -118,6 +121,8 @@ def _own_globals() -> list[Callable | tuple[Callable, str]]:
         *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
         *((array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         ConfigDict,
+        argparse.Namespace,
+        (OrderedDict, 'yacs.config.CfgNode'),  # torch fills no dictionaries of other types
         *_PICKLED_METHODS,
         (_get_method, 'builtins.getattr'),
     ]

@@ -159,13 +159,7 @@ def _check_mmengine() -> None:
     if find_spec('mmengine') is None:
         raise ImportError(
             'mmdmformer needs mmengine, which is not installed; install it with '
-            '`pip install mmengine "setuptools<81"`.'
-        )
-    # The official mmengine imports pkg_resources; its fork does not.
-    if _version('mmengine') is not None and find_spec('pkg_resources') is None:
-        raise ImportError(
-            f'mmengine {_version("mmengine")} needs pkg_resources, which setuptools has dropped '
-            'since version 81; bring it back with `pip install "setuptools<81"`.'
+            '`pip install mmengine`.'
         )
 
 

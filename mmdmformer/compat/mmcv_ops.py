@@ -5,6 +5,8 @@
 missing or does not fit the installed torch, :func:`fill_gap` puts another module in its place:
 ``nms`` and ``roi_align`` come from torchvision, which ships them ready built, the sigmoid focal
 loss is written in plain torch, and every other operator raises by its name when it is called.
+Arguments are those of ``mmcv.ops``: features (B, C, H, W), regions (N, 5) as the image's number and
+corners in its pixels, logits (N, C) and targets (N,); one outside ``0..C-1`` is background.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import torch
@@ -99,10 +101,10 @@ class _Bridge(types.ModuleType):
             roi_align_backward,
             sigmoid_focal_loss_forward,
             sigmoid_focal_loss_backward,
-            get_compiler_version,
-            get_compiling_cuda_version,
         ):
             setattr(self, operator.__name__, operator)
+        # No compiler built it.
+        self.get_compiler_version = self.get_compiling_cuda_version = lambda: _NOT_AVAILABLE
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
@@ -121,16 +123,6 @@ def _refusal(name: str) -> Callable:
 
     refuse.__name__ = refuse.__qualname__ = name
     return refuse
-
-
-def get_compiler_version() -> str:
-    """The compiler that built the extension: none did."""
-    return _NOT_AVAILABLE
-
-
-def get_compiling_cuda_version() -> str:
-    """The CUDA version that the extension was built with: none."""
-    return _NOT_AVAILABLE
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -152,46 +144,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **settings
 ) -> None:
-    """RoIAlign with average pooling; fills ``output``.
-
-    Args:
-        input (Tensor): (B, C, H, W) features.
-        rois (Tensor): (N, 5) batch index and corners x1, y1, x2, y2 in image pixels.
-        output (Tensor): (N, C, aligned_height, aligned_width), overwritten.
-        argmax_y (Tensor): Used by maximum pooling only.
-        argmax_x (Tensor): Used by maximum pooling only.
-        aligned_height (int): Bins along y.
-        aligned_width (int): Bins along x.
-        spatial_scale (float): Feature pixels per image pixel.
-        sampling_ratio (int): Samples per bin and axis; 0 takes one per feature pixel.
-        pool_mode (int): 0 for maximum, 1 for average.
-        aligned (bool): Whether pixel centres lie at half-integers.
-    """
-    _require_average_pooling(pool_mode)
-    features = _at_least_float32(input)
-    output.copy_(
-        _torchvision('roi_align')(
-            features,
-            rois.to(features.dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    """RoIAlign with average pooling; fills ``output``. Maxima are not used."""
+    _roi_align('roi_align', input, rois, output, (), **settings)
 
 
 def roi_align_backward(
@@ -200,6 +156,19 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
+    **settings,
+) -> None:
+    """Gradient of :func:`roi_align_forward` by its input; fills ``grad_input``."""
+    _roi_align('_roi_align_backward', grad_output, rois, grad_input, grad_input.shape, **settings)
+
+
+def _roi_align(
+    operator: str,
+    x: Tensor,
+    rois: Tensor,
+    result: Tensor,
+    shape: Sequence[int],
+    *,
     aligned_height: int,
     aligned_width: int,
     spatial_scale: float,
@@ -207,50 +176,20 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` by its input; fills ``grad_input``.
-
-    Args:
-        grad_output (Tensor): (N, C, aligned_height, aligned_width).
-        rois (Tensor): As in the forward pass, like all that follow.
-        argmax_y (Tensor): Used by maximum pooling only.
-        argmax_x (Tensor): Used by maximum pooling only.
-        grad_input (Tensor): (B, C, H, W), overwritten.
-        aligned_height (int): Bins along y.
-        aligned_width (int): Bins along x.
-        spatial_scale (float): Feature pixels per image pixel.
-        sampling_ratio (int): Samples per bin and axis.
-        pool_mode (int): 0 for maximum, 1 for average.
-        aligned (bool): Whether pixel centres lie at half-integers.
-    """
-    _require_average_pooling(pool_mode)
-    grad = _at_least_float32(grad_output)
-    grad_input.copy_(
-        _torchvision('_roi_align_backward')(
-            grad,
-            rois.to(grad.dtype),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
+    if pool_mode != 1:  # the average
+        raise NotImplementedError(
+            "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
+            f"compiled mmcv is installed; use pool_mode='avg', or {_cure()}."
         )
-    )
+    x = _at_least_float32(x)
+    settings = (spatial_scale, aligned_height, aligned_width, *shape, sampling_ratio, aligned)
+    result.copy_(_torchvision(operator)(x, rois.to(x.dtype), *settings))
 
 
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Sigmoid focal loss (Lin et al. 2017, equation 5) per logit; fills ``output``.
-
-    Args:
-        input (Tensor): (N, C) logits.
-        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
-        weight (Tensor): (C,) factor by the target's class, or empty.
-        output (Tensor): (N, C), overwritten.
-        gamma (float): Exponent that plays well-classified examples down.
-        alpha (float): Weight of the positive class; the negative ones have ``1 - alpha``.
-    """
+    """Sigmoid focal loss (Lin et al. 2017, equation 5) per logit; fills ``output``."""
     logits = _at_least_float32(input)
     sign, scale = _focal_parts(logits, target, weight, alpha)
     # p is the probability of what is true of each logit: sigmoid(x) or 1 - sigmoid(x).
@@ -261,16 +200,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Gradient of :func:`sigmoid_focal_loss_forward` by its logits; fills ``grad_input``.
-
-    Args:
-        input (Tensor): (N, C) logits.
-        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
-        weight (Tensor): (C,) factor by the target's class, or empty.
-        grad_input (Tensor): (N, C), overwritten.
-        gamma (float): As in the forward pass.
-        alpha (float): As in the forward pass.
-    """
+    """Gradient of :func:`sigmoid_focal_loss_forward` by its logits; fills ``grad_input``."""
     logits = _at_least_float32(input)
     sign, scale = _focal_parts(logits, target, weight, alpha)
     log_p = torch.nn.functional.logsigmoid(sign * logits)
@@ -306,11 +236,3 @@ def _torchvision(name: str) -> Callable:
 def _at_least_float32(x: Tensor) -> Tensor:
     """Half precision widened: torchvision's kernels do not take it on every device."""
     return x.float() if x.dtype in _HALF_TYPES else x
-
-
-def _require_average_pooling(pool_mode: int) -> None:
-    if pool_mode != 1:
-        raise NotImplementedError(
-            "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
-            f"compiled mmcv is installed; use pool_mode='avg', or {_cure()}."
-        )

@@ -226,7 +226,8 @@ def layout_of(dataset: Mapping, layouts: Iterable[Layout] = LAYOUTS) -> tuple[La
 
     Returns:
         tuple[Layout, Path] | None: The layout and the folder that must have it. None for data of
-        the user's own, such as COCO files with other classes.
+        the user's own, such as COCO files with other classes, and for other annotations of the
+        same images, such as key points.
 
     Examples:
         >>> layout, root = layout_of(dict(type='mmdet.CocoDataset', data_root='elsewhere/coco'))
@@ -244,7 +245,9 @@ def layout_of(dataset: Mapping, layouts: Iterable[Layout] = LAYOUTS) -> tuple[La
     name = type_name(dataset.get('type', ''))
     for layout in layouts:
         if layout.dataset_type == name:
-            return layout, root
+            files = {part.file for part in layout.parts if isinstance(part, Instances)}
+            own = files and dataset.get('ann_file', '') not in {'', *files}
+            return None if own else (layout, root)
     return None
 
 

@@ -14,17 +14,21 @@ from .bad_input import BadInputError
 from .layouts import IMAGE_SUFFIXES
 
 
-def voc_to_coco(root: str | Path, split: str, classes: Sequence[str]) -> dict[str, Any]:
+def voc_to_coco(
+    root: str | Path, split: str, classes: Sequence[str], first_pixel: int = 1
+) -> dict[str, Any]:
     """Read Pascal VOC's boxes as mmdet's ``XMLDataset`` does.
 
     Args:
         root (str | Path): Folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
         split (str): Name of the list in ``ImageSets/Main``, such as 'train'.
         classes (Sequence[str]): Names of the classes; objects of others are left out.
+        first_pixel (int): The number of an image's first pixel in the files, which is subtracted
+            from coordinates: 1, as VOC has it, or 0, as many tools write. Defaults to 1.
 
     Returns:
-        dict: What a JSON file of COCO's instances holds. Coordinates are those of the files less
-        one, as VOC counts pixels from one; ``iscrowd`` is 1 where an object is difficult.
+        dict: What a JSON file of COCO's instances holds; ``iscrowd`` is 1 where an object is
+        difficult.
 
     Raises:
         BadInputError: If a file is missing or has no image size or no box where one must be.
@@ -36,7 +40,7 @@ def voc_to_coco(root: str | Path, split: str, classes: Sequence[str]) -> dict[st
         try:
             tree = ET.parse(path).getroot()
             height, width = (int(tree.findtext(f'size/{side}')) for side in ('height', 'width'))
-            objects = [_voc_object(element) for element in tree.iter('object')]
+            objects = [_voc_object(element, first_pixel) for element in tree.iter('object')]
         except (OSError, ET.ParseError, TypeError, ValueError) as error:
             raise BadInputError(
                 f'{path} has no image size or a box without four numbers ({error}): correct or '
@@ -53,9 +57,9 @@ def voc_to_coco(root: str | Path, split: str, classes: Sequence[str]) -> dict[st
     return _content(images, annotations, classes)
 
 
-def _voc_object(element: ET.Element) -> tuple[str, list[int], bool]:
+def _voc_object(element: ET.Element, first_pixel: int) -> tuple[str, list[int], bool]:
     corners = ('xmin', 'ymin', 'xmax', 'ymax')
-    box = [int(float(element.findtext(f'bndbox/{corner}'))) - 1 for corner in corners]
+    box = [int(float(element.findtext(f'bndbox/{corner}'))) - first_pixel for corner in corners]
     return element.findtext('name'), box, element.findtext('difficult', '0').strip() == '1'
 
 

@@ -16,8 +16,9 @@ from ..analysis.benchmark import interleave
 from ..analysis.loaded_model import load_image
 from ..analysis.pictures import read_image
 from ..datasets.bad_input import base_datasets
+from ..datasets.missing import with_data_root
+from ..engine.errors import UsageError
 from ..engine.model import toolbox_of
-from ..engine.runtime import UsageError, with_data_root
 from .networks import Network, RetinaBoxes, load_model
 
 Run = Callable[[Tensor], Sequence[Tensor]]

@@ -78,19 +78,10 @@ def _is_foreign(name: Any) -> bool:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any], path: str | Path) -> None:
-    """Merge options into a config.
-
-    Args:
-        cfg (Config): Changed in place.
-        options (Mapping): Settings by their dotted names, and their values.
-        path (str | Path): The config file.
-
-    Raises:
-        UsageError: If an option does not fit the config, or would change nothing.
-    """
+    """Merge options into a config, or raise for one that does not fit or would change nothing."""
     for key, value in options.items():
         _require_effect(cfg, key, path)
-        old = _get(cfg, key)
+        old = value_at(cfg, key)
         if isinstance(value, list) and isinstance(old, str) and '/' in old:
             raise UsageError(
                 f'--cfg-options {key} is a list, {value}, because of its comma, and a path in '
@@ -158,7 +149,7 @@ def _settings_that_hold(cfg: Config, key: str, names: set[str]) -> list[str]:
     keys = {*re.findall(rf'(\w+)\s*=[^,=\n]*\b{re.escape(parts[0])}\b', cfg.text)}
     settings = [each for name in cfg if name in names for each in _settings(cfg[name], name)]
     for length in range(1, len(parts) + 1):
-        value = _get(cfg, '.'.join(parts[:length]))
+        value = value_at(cfg, '.'.join(parts[:length]))
         found = [place for place, other in settings if _holds(other, value)]
         named = [p for p in found if p.rpartition('.')[2] in keys | {parts[length - 1]}]
         if named or (found and not isinstance(value, (int, float, type(None)))):
@@ -181,7 +172,7 @@ def _holds(setting: Any, value: Any) -> bool:
     return repr(setting) == repr(value)
 
 
-def _get(cfg: Config, key: str) -> Any:
+def value_at(cfg: Config, key: str) -> Any:
     """The value at a dotted place of a config; None where there is none."""
     value: Any = cfg
     for part in key.split('.'):

@@ -28,13 +28,12 @@ from mmengine.runner import Runner
 from ..compat import prepare, require_toolbox
 from ..compat.checkpoint import CheckpointError
 from ..datasets.bad_input import BadInputError
-from ..datasets.layouts import MINI, layout_of
 from .cpu_distributed import distribute_on_cpu
 from .errors import UsageError
 from .hooks.non_finite import NonFiniteError
 from .hooks.signals import EXIT_CODE, Interrupted
 from .model import toolbox_of
-from .overrides import CfgOptions, merge_options
+from .overrides import CfgOptions, merge_options, value_at
 
 PICTURES = ('.png', '.jpg', '.pdf')
 _HOOKS_OF_MMENGINE = (
@@ -74,16 +73,7 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def positive(text: str) -> int:
-    """Read a number of a command line that must be 1 or more, as a ``type`` of argparse.
-
-    Args:
-        text (str): What was typed.
-
-    Returns:
-        int: The number.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is another.
+    """A number of a command line that must be 1 or more, as a ``type`` of argparse.
 
     Examples:
         >>> positive('2')
@@ -95,16 +85,7 @@ def positive(text: str) -> int:
 
 
 def picture(text: str) -> str:
-    """Read the name of a picture to write, as a ``type`` of argparse.
-
-    Args:
-        text (str): What was typed.
-
-    Returns:
-        str: The same.
-
-    Raises:
-        argparse.ArgumentTypeError: If it ends in no format that can be written.
+    """The name of a picture to write, in a format that can be, as a ``type`` of argparse.
 
     Examples:
         >>> picture('plots/loss.pdf')
@@ -138,17 +119,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the command line names and apply the common arguments.
-
-    Args:
-        args (argparse.Namespace): Parsed arguments of :func:`add_common_arguments`.
-
-    Returns:
-        Config: With ``work_dir`` and ``launcher`` set, and ready for the launcher.
-
-    Raises:
-        UsageError: If the file, the toolbox or an option is missing or cannot work here.
-    """
+    """The config that a command line with the common arguments names, ready for its launcher."""
     cfg = read_config_file(Path(args.config), args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -159,7 +130,18 @@ def load_config(args: argparse.Namespace) -> Config:
     _leave_out_hooks(cfg)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare_launcher(cfg, args.launcher)
+    require_kept(cfg, args.cfg_options, {'work_dir': '--work-dir'})
     return cfg
+
+
+def require_kept(cfg: Config, options: dict[str, Any] | None, arguments: dict[str, str]) -> None:
+    """Refuse settings of ``--cfg-options`` that arguments have set otherwise."""
+    for key, argument in arguments.items():
+        if options and key in options and value_at(cfg, key) != options[key]:
+            raise UsageError(
+                f'--cfg-options {key}={options[key]} would change nothing, as {argument} sets it '
+                f'to {value_at(cfg, key)}: leave one of them out.'
+            )
 
 
 def _leave_out_hooks(cfg: Config) -> None:
@@ -230,13 +212,6 @@ def prepare_launcher(cfg: Config, launcher: str) -> None:
     """Set ``cfg.launcher``, and make several processes work where there is no GPU.
 
     With a GPU mmengine's runner does everything itself.
-
-    Args:
-        cfg (Config): Changed in place.
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Raises:
-        UsageError: If the processes were not started by this launcher, or are more than the GPUs.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -268,11 +243,7 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for: mmengine's, or the one that ``runner_type`` names.
-
-    Raises:
-        UsageError: If a setting of the config cannot be.
-    """
+    """Build mmengine's runner, or the one that ``runner_type`` of the config names."""
     check_checkpoint(cfg.get('load_from'))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
@@ -286,63 +257,3 @@ def leave_distributed() -> None:
     if torch.distributed.is_initialized():
         gc.collect()  # runner, loops and hooks refer to each other
         torch.distributed.destroy_process_group()
-
-
-@contextmanager
-def missing_data_named(cfg: Config, *splits: str) -> Iterator[None]:
-    """Turn a file that is not found into a :class:`UsageError` if it belongs to the data.
-
-    Whether a missing folder is a mistake is known only when a file in it is opened, as some data
-    sets download themselves.
-
-    Args:
-        cfg (Config): The config in use.
-        splits (str): Which dataloaders are in use: ``'train'``, ``'val'``, ``'test'``.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        loaders = [cfg.get(f'{split}_dataloader') for split in splits]
-        datasets = [d for d in with_data_root(loaders) if '://' not in d['data_root']]
-        for dataset in datasets:
-            if not Path(dataset['data_root']).is_dir():
-                raise UsageError(missing_data(dataset)) from error
-        name = Path(str(error.filename or '')).absolute()
-        for dataset in datasets:
-            if Path(dataset['data_root']).absolute() in name.parents:
-                raise UsageError(missing_data(dataset, name)) from error
-        raise
-
-
-def with_data_root(node: Any) -> Iterator[dict]:
-    """Yield every data set that has a ``data_root``, at or below a part of a config."""
-    if isinstance(node, dict):
-        if node.get('data_root'):
-            yield node
-        node = node.values()
-    elif not isinstance(node, (list, tuple)):
-        return
-    for child in node:
-        yield from with_data_root(child)
-
-
-def missing_data(dataset: dict, name: Path | None = None) -> str:
-    """Say that data are missing, and which command prepares them.
-
-    Args:
-        dataset (dict): The data set's settings, with ``data_root``.
-        name (Path, optional): What is missing. Defaults to the whole folder.
-
-    Returns:
-        str: One sentence.
-    """
-    root = Path(dataset['data_root']).absolute()
-    what = f'data folder {root} does not exist' if name is None else f'{name} does not exist'
-    found = layout_of(dataset)
-    if found is None:
-        return f'{what}: put or link the data set there, or change data_root in the config.'
-    layout, folder = found
-    command = layout.command(folder)
-    if layout is MINI:
-        return f'{what}: run `{command}` in this folder.'
-    return f'{what}: make it with `{command}`, link it there, or change data_root in the config.'

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank
-from mmengine.runner.base_loop import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 from ..datasets.bad_input import BadInputError
@@ -30,12 +29,7 @@ _DATA, _STEP = 0, 1  # streams of random numbers that never meet
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Let the random numbers of a training step depend on seed, process and iteration alone.
-
-    Args:
-        seed (int): The run's.
-        iteration (int): Number of the step, from 0.
-    """
+    """Let the random numbers of a training step depend on seed, process and iteration alone."""
     _seed_all(seed, get_rank(), iteration, _STEP)
 
 
@@ -133,11 +127,7 @@ class _SeededFetch:
 
 
 def make_resumable(loader: DataLoader) -> None:
-    """Give a data loader :class:`SeededBatches`.
-
-    Args:
-        loader (DataLoader): Changed in place. One that does not batch is left alone.
-    """
+    """Give a data loader :class:`SeededBatches`."""
     if loader.batch_sampler is not None and not isinstance(loader.batch_sampler, SeededBatches):
         # torch forbids the assignment, lest a loader's arguments contradict each other.
         object.__setattr__(loader, 'batch_sampler', SeededBatches(loader.batch_sampler))
@@ -148,28 +138,13 @@ def protect_workers(loader: DataLoader) -> None:
     """Let the workers of a data loader outlive signals that a scheduler sends to all processes.
 
     Their process is the one to save a checkpoint, for which it finishes a step.
-
-    Args:
-        loader (DataLoader): Changed in place.
     """
     if not isinstance(loader.worker_init_fn, _ProtectedWorker):
         loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
 
 
-def built_dataloaders(runner) -> Iterator[tuple[str, DataLoader]]:
-    """The data loaders of a runner's loops, each after 'train', 'val' or 'test'."""
-    for split in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{split}_loop', None)
-        if isinstance(loop, BaseLoop):
-            yield split, loop.dataloader
-
-
 def require_same_length(loader: DataLoader) -> None:
-    """Refuse data that differ between processes, which would wait for each other for ever.
-
-    Raises:
-        BadInputError: If their lengths differ.
-    """
+    """Refuse data that differ between processes, which would wait for each other for ever."""
     lengths = all_gather_object(len(loader.dataset))
     if len(set(lengths)) > 1:
         raise BadInputError(

@@ -68,6 +68,10 @@ class BackboneContract:
         """All blocks, in order of execution."""
         raise NotImplementedError
 
+    def stage_parts(self) -> list[nn.Module]:
+        """The stages, in order of execution: modules of the network, or lists of some."""
+        return self._parts()[1:]
+
     def _depth_parts(self) -> list[nn.Module]:
         """What comes before any block, then what holds blocks, in order of execution."""
         return self._parts()

@@ -3,7 +3,8 @@
 
 A fast backend takes the weights out of layers instead of calling them. Hooks, wrappers, counters,
 pruning tools and the transforms of torch.func see called layers only, so that such a backend steps
-back wherever one of them is at work.
+back wherever one of them is at work. Much of that is told by private names of torch alone; where
+one of them is missing, everything counts as watched.
 """
 
 import torch
@@ -54,30 +55,40 @@ def is_transforming() -> bool:
     """Tell whether torch.func or forward-mode differentiation needs operators of torch's own."""
     if torch.compiler.is_compiling():  # which follows them in the graph that it captures
         return False
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
+    try:
+        return (
+            torch._C._functorch.peek_interpreter_stack() is not None
+            or forward_ad._current_level >= 0
+        )
+    except AttributeError:
+        return True
 
 
 def _is_everything_watched() -> bool:
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or module_state._has_any_global_hook()
-    )
+    try:
+        return bool(
+            torch._C._len_torch_dispatch_stack()
+            or torch._C._len_torch_function_stack()
+            or module_state._has_any_global_hook()
+        )
+    except AttributeError:
+        return True
 
 
 # These two are asked of every layer in every forward pass.
 def _is_replaced_or_hooked(module: nn.Module) -> bool:
     state = module.__dict__
-    return bool(
-        'forward' in state
-        or state['_forward_pre_hooks']
-        or state['_forward_hooks']
-        or state['_backward_pre_hooks']
-        or state['_backward_hooks']
-        or module._compiled_call_impl is not None
-    )
+    try:
+        return bool(
+            'forward' in state
+            or state['_forward_pre_hooks']
+            or state['_forward_hooks']
+            or state['_backward_pre_hooks']
+            or state['_backward_hooks']
+            or module._compiled_call_impl is not None
+        )
+    except (AttributeError, KeyError):
+        return True
 
 
 def _is_plain(layer: nn.Module) -> bool:

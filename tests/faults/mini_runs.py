@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -16,6 +18,8 @@ from typing import Any
 
 from mini_data import make_mini_data
 from small_settings import settings
+
+from . import other_data
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TIMEOUT = 200  # seconds, after which a run counts as hanging
@@ -60,28 +64,33 @@ _OPTIONS = {
     ),
 }  # fmt: skip
 TASKS = tuple(_OPTIONS)
+TOOLBOXES = dict(zip(TASKS, ('mmpretrain', 'mmdet', 'mmseg'), strict=True))
 
 
 def make_data(folder: Path) -> Path:
     """A dozen images of each task."""
-    return make_mini_data(
+    data = make_mini_data(
         folder / 'data',
         classification=(16, 10),
         detection=(12, 10),
         segmentation=(12, 10),
         quiet=True,
     )
+    for form, write in other_data.WRITERS.items():
+        write(data, folder / form)
+    return data
 
 
 class MiniRun:
     """A training run of 12 iterations.
 
     Args:
-        task (str): One of :data:`TASKS`.
+        task (str): One of :data:`TASKS`, or a form of data of :mod:`other_data`.
         folder (Path): Where the data are and the config is written.
         work_dir (str): Folder of the run, in ``folder``.
         options (str): Settings, as for ``--cfg-options``; RANK in them is the process's number.
         processes (int): How many train together. Defaults to 1.
+        stock (bool): Whether the toolbox's own ``tools/train.py`` trains. Defaults to False.
         variables: Of the mini config; RANK in them as well.
     """
 
@@ -92,16 +101,23 @@ class MiniRun:
         work_dir: str,
         *options: str,
         processes: int = 1,
+        stock: bool = False,
         **variables: Any,
     ) -> None:
+        form, (task, text) = task, other_data.CONFIGS.get(task, (task, ''))
         name, data, small, own = _OPTIONS[task]
         base = CONFIGS / 'mini' / name
         self.folder, self.work_dir, self.processes = folder, folder / work_dir, processes
-        self.config = folder / f'{task}.py'
-        self.config.write_text(_CONFIG.format(base=str(base)))
+        self.tool = TOOLBOXES[task] if stock else 'mmdmformer'
+        self.config = folder / f'{form}.py'
+        text = text.format(root=str(folder / form))
+        self.config.write_text(_CONFIG.format(base=str(base)) + text)
         small = dict(small, batch_size=4 // processes, num_workers=0, drop_path_rate=0.2)
         small = {'data_root': str(folder / 'data' / data), **small, **variables}
-        own = [*settings(base, **small), *own, 'default_hooks.logger.interval=1']
+        changed = settings(base, **small)
+        if text:
+            changed = [o for o in changed if 'data_root' not in o and 'ann_file' not in o]
+        own = [*changed, *own, 'default_hooks.logger.interval=1']
         self.options = [*own, *options]
 
     def start(self, *args: str, timeout: int = TIMEOUT, **env: str) -> list[BaseProcess]:
@@ -124,7 +140,14 @@ class MiniRun:
         for rank in range(self.processes):
             own = dict(env, RANK=str(rank), LOCAL_RANK=str(rank)) if self.processes > 1 else env
             options = [option.replace('RANK', str(rank)) for option in self.options]
-            rest = ([*args, '--cfg-options', *options], str(self.folder), rank, own, timeout)
+            rest = (
+                self.tool,
+                [*args, '--cfg-options', *options],
+                str(self.folder),
+                rank,
+                own,
+                timeout,
+            )
             # What an earlier process printed must not be read if this one is killed at once.
             (self.folder / f'output{rank}').write_text('')
             process = _warm().Process(target=_train, args=rest)
@@ -172,7 +195,9 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def _train(args: list[str], folder: str, rank: int, env: dict[str, str], timeout: int) -> None:
+def _train(
+    tool: str, args: list[str], folder: str, rank: int, env: dict[str, str], timeout: int
+) -> None:
     """The process itself."""
     signal.alarm(timeout)
     os.environ.update(env, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
@@ -185,9 +210,14 @@ def _train(args: list[str], folder: str, rank: int, env: dict[str, str], timeout
     torch.set_num_threads(1)
     code = 0
     try:
-        from mmdmformer.train import main
+        if tool == 'mmdmformer':
+            from mmdmformer.train import main
 
-        main(args)
+            main(args)
+        else:
+            sys.argv = ['train.py', *args]
+            folder_of_tool = importlib.import_module(tool).__path__[0]
+            runpy.run_path(f'{folder_of_tool}/.mim/tools/train.py', run_name='__main__')
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else error.code is not None
     except BaseException:

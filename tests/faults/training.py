@@ -15,7 +15,7 @@ import torch
 from mmdmformer.engine.hooks.signals import EXIT_CODE
 
 from . import Outcome, fault
-from .mini_runs import TASKS, MiniRun, end, make_data
+from .mini_runs import TASKS, TOOLBOXES, MiniRun, end, make_data
 
 # Where a run is killed, and at most how often it gets there between two checkpoints.
 MOMENTS = {'step': 8, 'validation': 6, 'writing': 3, 'renaming': 3, 'pointing': 3, 'any time': 0}
@@ -65,7 +65,13 @@ def last_checkpoint(work_dir: Path) -> Path:
 
 
 def kill_and_resume(
-    task: str, times: int, folder: Path, seed: int, processes: int = 1, moments=tuple(MOMENTS)
+    task: str,
+    times: int,
+    folder: Path,
+    seed: int,
+    processes: int = 1,
+    moments=tuple(MOMENTS),
+    stock: bool = False,
 ) -> Outcome:
     """Kill runs again and again, and start each with the same command until it is complete.
 
@@ -76,6 +82,8 @@ def kill_and_resume(
         seed (int): Decides when to kill.
         processes (int): Processes of the run, all of which are killed. Defaults to 1.
         moments (Sequence[str]): Keys of :data:`MOMENTS`, taken in turn.
+        stock (bool): Whether the runs that are killed are of the toolbox's own ``tools/train.py``;
+            they are compared with one of ours. Defaults to False.
 
     Returns:
         Outcome: Losses are a run that does not go on from its newest checkpoint, or that ends with
@@ -90,7 +98,8 @@ def kill_and_resume(
     kills = lives = 0
     while kills < times:
         lives += 1
-        run, lived = MiniRun(task, folder, f'run{lives}', processes=processes), False
+        run = MiniRun(task, folder, f'run{lives}', processes=processes, stock=stock)
+        lived = False
         while not lived:
             done = complete_checkpoints(run.work_dir)
             expected = progress(done[-1]) if done else 0
@@ -432,6 +441,13 @@ for _task in TASKS:
         times=30,
         piece=10,
     )(partial(kill_and_resume, _task))
+    fault(
+        'Kill',
+        f"{_task} by {TOOLBOXES[_task]}'s own tools/train.py, killed and started again",
+        'SIGKILL at the same moments; compared with a run of our entry',
+        times=20,
+        piece=10,
+    )(partial(kill_and_resume, _task, stock=True))
 
 for _task in ('classification', 'segmentation'):  # a loop over epochs, and one over iterations
     fault(

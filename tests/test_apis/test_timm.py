@@ -2,6 +2,7 @@
 """timm builds, trains and reads the classifiers, and checkpoints go both ways."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ from mmdmformer.engine.model import build_model
 ROOT = Path(__file__).resolve().parents[2]
 NANO = list_models('*nano*')
 each_nano = pytest.mark.parametrize('name', NANO)
+each_family = pytest.mark.parametrize(
+    'name', [name for name in NANO if 'metaformer' not in name] + ['metaformer_nano_pooling']
+)
 # They have 1-D parameters to exempt alone, which timm does by itself.
 WITHOUT_EXEMPTIONS = {
     'dmformer_nano',
@@ -113,6 +117,48 @@ def test_features_only(name, images):
     last_two = build(name, features_only=True, out_indices=2).eval()
     assert last_two.feature_info.out_indices == (2, 3)
     assert build(name, features_only=True, in_chans=1)(images[:, :1])[0].shape[0] == 2
+
+
+@each_family
+def test_every_stage_is_described(name):
+    info = build(name, features_only=True).feature_info
+    assert len(set(info.module_name())) == 4 == len(info.get_dicts())
+    keys = ('num_chs', 'reduction', 'index')
+    described = [[stage[key] for key in keys] for stage in info.info]
+    part = build(name, features_only=True, out_indices=(1, 3))
+    for stages in (part.feature_info.info, build(name).feature_info):
+        assert [[stage[key] for key in keys] for stage in stages] == described
+    for module in part.feature_info.module_name():
+        part.get_submodule(module)
+
+
+@each_family
+def test_intermediates(name, images):
+    classifier = randomise(build(name))
+    if re.search('swin|pvt|deit', name):
+        with pytest.raises(ValueError, match='take features_only=True with out_indices='):
+            classifier.forward_intermediates(images)
+        return
+    extractor = build(name, features_only=True).eval()
+    extractor.backbone.load_state_dict(classifier.state_dict(), strict=False)
+    maps = extractor(images)
+    last, found = classifier.forward_intermediates(images)
+    assert torch.equal(last, classifier.forward_features(images)) and len(found) == len(maps) == 4
+    assert all(map(torch.equal, found, maps))
+    first, third = classifier.forward_intermediates(images, [2, 0], intermediates_only=True)
+    assert torch.equal(first, maps[0]) and torch.equal(third, maps[2])
+    # As transformers' TimmBackbone asks for the hidden states.
+    last_alone = build(name, features_only=True, out_indices=(-1,)).eval()
+    last_alone.load_state_dict(extractor.state_dict())
+    last_alone.return_layers = {i['module']: str(i['index']) for i in last_alone.feature_info.info}
+    assert all(map(torch.equal, last_alone(images), maps))
+
+
+@pytest.mark.parametrize('options', [{}, dict(features_only=True)], ids=['classifier', 'features'])
+def test_the_output_stride_is_the_networks_own(options):
+    assert build('dmformer_nano', output_stride=32, **options)
+    with pytest.raises(ValueError, match='output_stride=16 is not possible.*dmformer_nano has 32'):
+        build('dmformer_nano', output_stride=16, **options)
 
 
 @each_nano

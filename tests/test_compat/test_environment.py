@@ -28,7 +28,6 @@ PAIR = environment.KNOWN_GOOD_PAIR
 TORCH = ('torch', '2.11.0+cu126', "__version__ = '2.11.0+cu126'")
 MMENGINE = ('mmengine', '0.10.7', '')
 FORK = ('onedl-mmengine', '0.10.12', None)
-PKG_RESOURCES = ('pkg_resources', None, '')
 MMCV = ('mmcv', '2.1.0', '')
 
 
@@ -127,26 +126,18 @@ def test_torchvision_whose_operators_do_not_load(python, tmp_path):
 def test_no_mmengine(python):
     assert python('import mmdmformer', TORCH) == (
         'ImportError: mmdmformer needs mmengine, which is not installed; install it with '
-        '`pip install mmengine "setuptools<81"`.'
-    )
-
-
-def test_no_pkg_resources(python):
-    assert python('import mmdmformer', TORCH, MMENGINE) == (
-        'ImportError: mmengine 0.10.7 needs pkg_resources, which setuptools has dropped since '
-        'version 81; bring it back with `pip install "setuptools<81"`.'
+        '`pip install mmengine`.'
     )
 
 
 @pytest.mark.parametrize(
     ('packages', 'cure'),
     [
-        ([MMENGINE, PKG_RESOURCES], 'mmcv-lite==2.1.0'),
+        ([MMENGINE], 'mmcv-lite==2.1.0'),
         ([('mmengine', None, ''), FORK], 'onedl-mmcv'),
     ],
 )
 def test_no_mmcv(python, packages, cure):
-    """The fork of mmengine needs no pkg_resources, and the fork of mmcv."""
     assert python('import mmdmformer', TORCH, *packages) == (
         'ImportError: mmdmformer needs mmcv, which is not installed; install it with '
         f'`pip install {cure}`.'
@@ -155,7 +146,7 @@ def test_no_mmcv(python, packages, cure):
 
 def test_no_torchvision_is_no_fault(python):
     code = ALONE + 'print(environment.check())'
-    assert python(code, TORCH, MMENGINE, PKG_RESOURCES, MMCV) == 'None'
+    assert python(code, TORCH, MMENGINE, MMCV) == 'None'
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """mmengine's own checkpoints load; one that would run code does not, by any way in."""
 
+import argparse
 import contextlib
 import copy
 import functools
@@ -8,7 +9,9 @@ import http.server
 import itertools
 import os
 import pickle
+import sys
 import threading
+import types
 
 import mmengine.runner
 import numpy as np
@@ -175,6 +178,37 @@ WAYS_IN = {
     'resume': lambda file, tmp_path: runner(tmp_path, load_from=file, resume=True).train(),
     'runner': lambda file, tmp_path: runner(tmp_path).load_checkpoint(file),
 }
+
+
+@pytest.fixture
+def yacs_node(monkeypatch):
+    """A class as yacs pickles it, whose module is gone when it is read."""
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = type('CfgNode', (dict,), dict(__module__='yacs.config'))
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    return module.CfgNode
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_settings_of_other_training_codes(zipped, yacs_node, tmp_path, monkeypatch):
+    node = yacs_node(MODEL=yacs_node(NAME='swin'), TRAIN=dict(EPOCHS=300))
+    node.__dict__['__immutable__'] = True
+    content = dict(
+        state_dict=dict(weight=torch.ones(1, 3)),
+        args=argparse.Namespace(model='swin', opt_betas=None, mean=(0.5, 0.5)),  # timm's
+        config=node,  # Swin's, and the ACmix authors'
+    )
+    file = tmp_path / 'trained.pth'
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    monkeypatch.delitem(sys.modules, 'yacs.config')
+    read = CheckpointLoader.load_checkpoint(str(file))
+    assert read['args'] == content['args']
+    assert read['config'] == dict(MODEL=dict(NAME='swin'), TRAIN=dict(EPOCHS=300))
+    assert read['config'].__dict__ == dict(__immutable__=True)
+    layer = nn.Linear(3, 1, bias=False)
+    PretrainedInit(str(file))(layer)
+    assert torch.equal(layer.weight, torch.ones(1, 3))
 
 
 @pytest.mark.parametrize('way', WAYS_IN.values(), ids=WAYS_IN)

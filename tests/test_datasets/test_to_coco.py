@@ -22,19 +22,22 @@ OBJECTS = [
 ]
 
 
-def test_voc_boxes_are_those_of_mmdet(tmp_path):
-    datasets = pytest.importorskip('mmdet.datasets')
+@pytest.mark.parametrize('first_pixel', [0, 1])
+def test_voc_boxes_are_those_of_mmdet(first_pixel, tmp_path):
+    pytest.importorskip('mmdet')
     from mmdmformer.datasets.coco import CocoDataset
+    from mmdmformer.datasets.voc import XMLDataset
 
     write_voc(tmp_path, OBJECTS)
-    xml = datasets.XMLDataset(
+    xml = XMLDataset(
+        first_pixel=first_pixel,
         data_root=str(tmp_path),
         ann_file='ImageSets/Main/train.txt',
         data_prefix=dict(sub_data_root=''),
         metainfo=dict(classes=CLASSES),
         test_mode=True,
     )
-    content = voc_to_coco(tmp_path, 'train', CLASSES)
+    content = voc_to_coco(tmp_path, 'train', CLASSES, first_pixel)
     (tmp_path / 'train.json').write_text(json.dumps(content))
     coco = CocoDataset(
         ann_file='train.json',
@@ -50,7 +53,8 @@ def test_voc_boxes_are_those_of_mmdet(tmp_path):
         fields = ('bbox', 'bbox_label', 'ignore_flag')
         expected = [tuple(o[f] for f in fields) for o in theirs['instances']]
         assert [tuple(o[f] for f in fields) for o in ours['instances']] == expected
-    assert expected[0] == ([259, 176, 490, 375], 1, 0)
+    corners = [corner - first_pixel for corner in (260, 177, 491, 376)]
+    assert expected[0] == (corners, 1, 0)
     assert len(expected) == 3
 
 
@@ -140,5 +144,16 @@ def test_tools_write_the_files_that_configs_name(masks, python, tmp_path):
     assert (tmp_path / 'cifar10/val.txt').read_text().splitlines()[1] == label
     content = json.loads((tmp_path / 'bccd/coco/test.json').read_text())
     assert content == voc_to_coco(tmp_path / 'bccd', 'test', CLASSES)
-    run = python(TOOLS / 'voc.py', 'bccd', '--classes', 'RBC', '--splits', 'all', cwd=tmp_path)
+    tool = [TOOLS / 'voc.py', 'bccd', '--classes', 'RBC', '--splits']
+    assert 'begin at -1' not in python(*tool, 'test', cwd=tmp_path).stdout
+    for path in (tmp_path / 'bccd/Annotations').iterdir():
+        path.write_text(path.read_text().replace('<xmin>1<', '<xmin>0<'))
+    said = python(*tool, 'test', cwd=tmp_path).stdout.splitlines()[-1]
+    assert said == (
+        'bccd/coco/test.json: 2 boxes begin at -1, as their files count pixels from 0: convert '
+        'them with --first-pixel 0.'
+    )
+    said = python(*tool, 'test', '--first-pixel', '0', cwd=tmp_path).stdout.splitlines()[-1]
+    assert said == 'bccd/coco/test.json: 2 images, 4 boxes'
+    run = python(*tool, 'all', cwd=tmp_path)
     assert run.returncode == 1 and len(run.stderr.splitlines()) == 1

@@ -1,18 +1,14 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What training asks of signals stays in the training process."""
 
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
-import time
-from multiprocessing.pool import Pool
 
+import forks
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from mmdmformer.engine.hooks.signals import SIGNALS, SignalHook
 from mmdmformer.engine.sampling import protect_workers
 
 
@@ -24,51 +20,10 @@ class Numbers(Dataset):
         return index
 
 
-@pytest.fixture
-def listening():
-    hook = SignalHook()
-    hook.before_train(type('Runner', (), {'iter': 0}))
-    yield hook
-    hook.stop_listening()
-
-
-def handlers(_=None):
-    return [signal.getsignal(number) for number in SIGNALS]
-
-
-def test_forked_processes_have_the_handlers_from_before(listening):
-    with Pool(1, context=multiprocessing.get_context('fork')) as pool:
-        assert pool.map(handlers, [0]) == [[signal.SIG_DFL] * 2]
-    assert signal.SIG_DFL not in handlers()
-
-
-def test_no_signal_is_lost_while_a_process_is_forked(listening):
-    """Python forgets what reaches a child before it is ready; a pool would wait for it forever."""
-    ends = []
-    for _ in range(50):
-        child = os.fork()
-        if child == 0:
-            time.sleep(5)
-            os._exit(0)
-        os.kill(child, signal.SIGTERM)
-        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    assert ends == [-signal.SIGTERM] * 50
-
-
-def test_signals_arrive_after_a_fork(listening):
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert listening.received == signal.SIGTERM
-
-
-def test_process_pool_ends(listening):
-    """mmdet's VOC metric waits for its workers after it has sent them SIGTERM."""
-    pool = Pool(2, context=multiprocessing.get_context('fork'))
-    pool.apply_async(signal.pause)
-    pool.terminate()
+@pytest.mark.parametrize('name', [test.__name__ for test in forks.TESTS])
+def test_forks_of_training(name, python, tmp_path):
+    result = python(forks.__file__, name, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])

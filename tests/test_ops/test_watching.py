@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+import torch.nn.modules.module as module_state
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
@@ -117,6 +118,30 @@ def test_branches_are_called_where_somebody_watches(watch, monkeypatch):
         assert len(called) == 3
         expected = sum(branch(x) for branch in branches)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'),
+    [
+        (torch._C, '_len_torch_dispatch_stack'),
+        (torch._C, '_len_torch_function_stack'),
+        (torch._C._functorch, 'peek_interpreter_stack'),
+        (forward_ad, '_current_level'),
+        (module_state, '_has_any_global_hook'),
+        (nn.Module, '_compiled_call_impl'),
+    ],
+)
+def test_a_torch_without_a_private_name_counts_as_watching(owner, name, monkeypatch):
+    (branch,) = make_branches(kernels=(3,), dilations=(1,))
+    assert may_bypass(branch)
+    monkeypatch.delattr(owner, name)
+    assert not may_bypass(branch)
+
+
+def test_a_layer_without_a_list_of_hooks_counts_as_watched():
+    (branch,) = make_branches(kernels=(3,), dilations=(1,))
+    del branch._backward_pre_hooks
+    assert not may_bypass(branch)
 
 
 def test_hooks_see_what_the_branch_computes():

@@ -175,7 +175,10 @@ RUN_BY = {
     ),
     'benchmarks/reliability.py': 'test_reliability/test_damaged_images.py::'
     'test_damaged_images_are_refused_by_name_or_read_as_they_were_drawn',
-    'benchmarks/reliability.py --list': f'{HERE}::test_list_of_faults',
+    **dict.fromkeys(
+        [f'benchmarks/reliability.py --{name}' for name in ('list', 'only', 'times')],
+        f'{HERE}::test_sample_of_faults',
+    ),
     'benchmarks/soak.py': f'{HERE}::test_soak',
     'benchmarks/train_miniature.py': f'{MINIATURE}',
     **dict.fromkeys(
@@ -353,9 +356,11 @@ def test_schedule_of_other_gpus(python, tmp_path):
     assert '0.0005' in log  # half of 1e-3
 
 
-def test_list_of_faults(python, tmp_path):
+def test_sample_of_faults(python, tmp_path):
     names = run(python, 'python benchmarks/reliability.py --list', cwd=tmp_path)
     assert 'Damaged images' in names
+    sample = "python benchmarks/reliability.py --only 'Damaged configs' --times 2"
+    assert '| 2 | re' in run(python, sample, cwd=tmp_path)  # read, or refused
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def train(
         ),
         train_cfg=dict(type=f'Resumable{loop}Loop', **{f'max_{unit}': length}),
         default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+            checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=1),
             resume=dict(type='ResumeHook'),
         ),
         custom_hooks=[recorder, *([] if stop is None else [Stop(stop)])],
@@ -249,6 +249,22 @@ def test_another_accumulation_updates_by_its_formula(
     model.load_state_dict(weights(run, stop))
     expected = accumulated(model, rest, rates, start, total, now)
     torch.testing.assert_close(weights(run, total), expected)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_within_a_window_its_gradient_goes_on_unless_windows_change(by_epoch, tmp_path):
+    length = 2 if by_epoch else 12
+    options = dict(length=length, by_epoch=by_epoch, accumulate=5)
+    train(tmp_path / 'whole', **options)
+    train(tmp_path / 'run', stop=7, **options)
+    _, _, log = train(tmp_path / 'run', resume=True, **options)
+    assert 'so that none is lost' in log
+    torch.testing.assert_close(
+        weights(tmp_path / 'run', 12), weights(tmp_path / 'whole', 12), rtol=0, atol=0
+    )
+    train(tmp_path / 'other', stop=7, **options)
+    _, _, log = train(tmp_path / 'other', resume=True, **options | dict(accumulate=3))
+    assert 'is lost, as other windows are counted from iteration 8 on.' in log
 
 
 def train_in_process(rank, processes, folder, arguments):

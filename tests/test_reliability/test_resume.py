@@ -9,7 +9,8 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from faults.mini_runs import TASKS, MiniRun, make_data
+from faults import other_data
+from faults.mini_runs import TASKS, MiniRun, end, make_data
 from faults.training import (
     differences,
     kill_and_resume,
@@ -37,6 +38,14 @@ def test_killed_runs_go_on_and_end_with_the_same_weights(task, tmp_path):
     assert outcome.counts['ended with the state of an undisturbed run'] >= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('form', other_data.CONFIGS)
+def test_killed_runs_go_on_with_data_in_forms_of_others(form, tmp_path):
+    outcome = kill_and_resume(form, 1, tmp_path, 2, moments=('step',))
+    assert outcome.lost == []
+    assert outcome.counts['ended with the state of an undisturbed run'] == 1
+
+
 def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
     outcome = kill_and_resume('classification', 1, tmp_path, 5, processes=2, moments=('pointing',))
     assert outcome.lost == []
@@ -45,6 +54,25 @@ def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
         'went on from the newest checkpoint': 1,
         'ended with the state of an undisturbed run': 1,
     })  # fmt: skip
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_within_an_accumulation_window_goes_on_with_its_gradient(processes, tmp_path):
+    """Windows end after iterations 5, 10 and 12; checkpoints are written after 4, 8 and 12."""
+    make_data(tmp_path)
+    options = ['optim_wrapper.accumulative_counts=5', 'default_hooks.checkpoint.max_keep_ckpts=4']
+    whole = MiniRun('classification', tmp_path, 'whole', *options, processes=processes)
+    assert whole.run() == [0] * processes, whole.output()[-2000:]
+    run = MiniRun('classification', tmp_path, 'run', *options, processes=processes)
+    killed = run.start(INJECT='step:6:kill', INJECT_RANK='0')
+    end(killed[0])
+    [process.kill() for process in killed]
+    signalled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
+    assert signalled == [75] * processes, run.output()[-2000:]
+    assert last_checkpoint(run.work_dir).name == 'epoch_2_iter_10.pth'
+    assert run.run('--resume') == [0] * processes, run.output()[-2000:]
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'):
+        assert differences(run.work_dir / name, whole.work_dir / name) == []
 
 
 def test_workers_do_not_change_the_weights(tmp_path):

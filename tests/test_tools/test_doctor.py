@@ -183,7 +183,7 @@ def own_data(here, **changes):
     (here / 'mine/images').mkdir(parents=True)
     (here / 'mine/train.json').touch()
     dataset = dict(type='CocoDataset', metainfo=dict(classes=('cat',)), data_root='mine')
-    dataset.update(ann_file='train.json', data_prefix=dict(img='images'), **changes)
+    dataset.update(dict(ann_file='train.json', data_prefix=dict(img='images')), **changes)
     loader = dict(dataset=dict(_delete_=True, **dataset))
     path = here / 'own.py'
     path.write_text(
@@ -207,6 +207,14 @@ def test_data_of_the_users_own_have_no_known_counts(here):
     assert examine(config, options, layouts=LAYOUTS_HERE, quiet=True).obstacle == (
         f'{here}/other.json, which CocoMetric reads, does not exist: check val_evaluator.ann_file.'
     )
+
+
+def test_other_annotations_of_coco_need_their_own_files_alone(here):
+    config = own_data(here, metainfo={}, type='mmpose.CocoDataset')
+    assert examine(config, layouts=LAYOUTS_HERE, quiet=True).obstacle is None
+    (here / 'mine/train.json').unlink()
+    obstacle = examine(config, layouts=LAYOUTS_HERE, quiet=True).obstacle
+    assert f'{here}/mine/train.json, which CocoDataset reads, does not exist' in obstacle
 
 
 @pytest.fixture

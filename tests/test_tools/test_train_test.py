@@ -325,6 +325,15 @@ def test_defaults_leave_the_config_as_it_is():
     assert cfg.to_dict() == plain.to_dict()
 
 
+def test_resuming_keeps_the_first_weights_until_there_is_a_checkpoint(tmp_path):
+    options = ['--work-dir', tmp_path, '--resume', '--cfg-options', 'load_from=first.pth']
+    cfg = training_config(DETECTOR, *options)
+    assert (cfg.resume, cfg.load_from) == (False, 'first.pth')
+    torch.save({'state_dict': {}}, tmp_path / 'epoch_1.pth')
+    cfg = training_config(DETECTOR, *options)
+    assert (cfg.resume, cfg.load_from) == (True, None)
+
+
 def refusal(main, *args, capsys):
     """The one line with which an entry ends."""
     with pytest.raises(SystemExit) as ended:
@@ -350,6 +359,12 @@ def checkpoint(tmp_path):
         ([DETECTOR, '--resume', 'nowhere.pth'], 'checkpoint nowhere.pth does not exist'),
         ([DETECTOR, '--cfg-options', 'load_from=nowhere.pth'],
          'checkpoint nowhere.pth does not exist'),
+        ([DETECTOR, '--work-dir', 'here', '--cfg-options', 'work_dir=there'],
+         '--cfg-options work_dir=there would change nothing, as --work-dir sets it to'),
+        ([DETECTOR, '--resume', DETECTOR, '--cfg-options', 'load_from=other.pth'],
+         '--cfg-options load_from=other.pth would change nothing, as --resume sets it to '),
+        ([DETECTOR, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr.enable=False'],
+         '--cfg-options auto_scale_lr.enable=False would change nothing, as --auto-scale-lr sets'),
         ([DETECTOR, '--launcher', 'pytorch'], '--launcher pytorch needs processes started by'),
     ],
 )  # fmt: skip
@@ -406,6 +421,8 @@ def test_missing_base_is_named(tmp_path, capsys):
     'config, args, sentence',
     [
         (DETECTOR, ['--out', 'predictions.json'], 'must end with .pkl'),
+        (DETECTOR, ['--cfg-options', 'load_from=other.pth'],
+         '--cfg-options load_from=other.pth would change nothing, as the checkpoint to test sets'),
         ("_base_ = '{}'\ntta_model = None", ['--tta'], '--tta needs tta_model and tta_pipeline'),
         ("_base_ = '{}'\nvisualizer = None", ['--show-dir', 'pictures'],
          "--show-dir needs the toolbox's visualizer"),
@@ -417,6 +434,17 @@ def test_testing_names_a_mistake(config, args, sentence, checkpoint, capsys):
         path.write_text(config.format(DETECTOR))
         config = path
     assert sentence in refusal(test_entry.main, config, checkpoint, *args, capsys=capsys)
+
+
+def test_config_of_a_resumed_run_is_tested_without_resuming(checkpoint):
+    config = checkpoint.with_name('dumped.py')
+    config.write_text(f"_base_ = {str(DETECTOR)!r}\nresume = True\nload_from = 'last.pth'")
+    cfg = test_entry.test_config(
+        test_entry._parser().parse_args(
+            [str(config), str(checkpoint), '--cfg-options', 'work_dir=here']
+        )
+    )
+    assert (cfg.resume, cfg.load_from, cfg.work_dir) == (False, str(checkpoint), 'here')
 
 
 def test_missing_checkpoint_is_named(capsys):

@@ -1,7 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Write the boxes of a data set in Pascal VOC's layout as COCO's JSON files, one for each list.
 
-Their numbers are those that mmdet's XMLDataset gives.
+Their numbers are those that mmdet's XMLDataset gives, which subtracts 1 from coordinates, or with
+--first-pixel 0 those of the files as they are.
 """
 
 import argparse
@@ -20,16 +21,29 @@ def main() -> None:
     parser.add_argument('--classes', nargs='+', required=True, help='in the order of their labels')
     parser.add_argument('--splits', nargs='+', default=['train', 'val', 'test'])
     parser.add_argument('--out', type=Path, help='folder to write (default: coco in it)')
+    parser.add_argument(
+        '--first-pixel',
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="number of an image's first pixel in the files (default: 1, as VOC has it)",
+    )
     args = parser.parse_args()
     out = args.out or args.root / 'coco'
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split in args.splits:
-            content = voc_to_coco(args.root, split, args.classes)
+            content = voc_to_coco(args.root, split, args.classes, args.first_pixel)
             path = out / f'{split}.json'
             path.write_text(json.dumps(content), encoding='utf-8')
             images, boxes = (len(content[part]) for part in ('images', 'annotations'))
             print(f'{path}: {images:,} images, {boxes:,} boxes')
+            shifted = sum(min(found['bbox'][:2]) == -1 for found in content['annotations'])
+            if shifted:
+                print(
+                    f'{path}: {shifted:,} boxes begin at -1, as their files count pixels from 0: '
+                    'convert them with --first-pixel 0.'
+                )
     except (BadInputError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(1)

@@ -3,34 +3,16 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator
-from typing import Any
-
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner.base_loop import BaseLoop
-from torch import nn
 from torch.utils.data import DataLoader
 
-from ...datasets.annotations import (
-    check_classification,
-    check_objects,
-    most_objects,
-)
 from ...datasets.bad_input import base_datasets
-from ...datasets.label_images import (
-    check_label_images,
-    check_reduction,
-    check_void,
-    loads_labels,
-)
+from ...datasets.checks import check_counting, check_dataset, check_void_labels
 from ..errors import UsageError
-from ..sampling import built_dataloaders
+from ..runner_parts import bare_model, built_dataloaders
 
 
 @HOOKS.register_module()
@@ -75,89 +57,21 @@ class AnnotationsHook(Hook):
             started = split == 'train' and hasattr(runner.train_loop, 'dataloader_iterator')
             too_late = started and dataloader.num_workers > 0
             self._check(runner, dataloader, refuse=too_late or self.bad_objects == 'refuse')
-        for name in ('_val_loop', '_test_loop'):
-            loop = getattr(runner, name, None)
-            if isinstance(loop, BaseLoop):
-                _check_evaluation(loop, _bare(runner.model))
+            if split != 'train':
+                metrics = _metrics(runner)[split]
+                check_counting(dataloader.dataset, bare_model(runner.model), metrics)
 
     def _check(self, runner, dataloader: DataLoader, refuse: bool) -> None:
         for dataset in base_datasets(dataloader.dataset):
-            if loads_labels(dataset):
-                check_reduction(dataset)
-                check_void(dict(_void_labels(runner, dataset)), dataset.reduce_zero_label)
+            check_void_labels(dataset, bare_model(runner.model), _metrics(runner))
             if any(dataset is done for done in self._checked) or not len(dataset):
                 continue
             self._checked.append(dataset)
-            if loads_labels(dataset):
-                check_label_images(dataset, self.label_images)
-            elif _has_objects(dataset):
-                _check_objects(dataset, refuse)
-            elif 'gt_label' in dataset.get_data_info(0):
-                check_classification(dataset)
+            check_dataset(dataset, refuse, self.label_images)
 
 
-def _has_objects(dataset: BaseDataset) -> bool:
-    """Whether entries of a data set hold boxes, as mmdet's do."""
-    found = dataset.get_data_info(0).get('instances') if len(dataset) else None
-    return isinstance(found, list) and all('bbox' in instance for instance in found)
-
-
-def _check_objects(dataset: BaseDataset, refuse: bool) -> None:
-    if hasattr(dataset, 'left_out'):  # it has checked them when it read them
-        if refuse:
-            dataset.left_out.refuse()
-        return
-    known = None
-    if 'mmdet.datasets' in sys.modules:
-        from ...datasets.coco import read_left_out  # slow to import
-        from ...datasets.voc import tell_conversions
-
-        known = read_left_out(dataset)
-        tell_conversions(dataset)
-    check_objects(dataset, known, refuse)
-
-
-def _bare(model: Any) -> Any:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def _void_labels(runner, dataset: BaseDataset) -> Iterator[tuple[str, int | None]]:
-    """Which label is not to be learned, by the setting that says it."""
-    yield f'ignore_index of {type(dataset).__name__}', dataset.ignore_index
-    model = _bare(runner.model)
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    yield 'data_preprocessor.seg_pad_val', getattr(preprocessor, 'seg_pad_val', None)
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = getattr(model, name, None)
-        for number, head in enumerate(heads if isinstance(heads, nn.ModuleList) else [heads]):
-            yield f'ignore_index of {name} {number}', getattr(head, 'ignore_index', None)
-    for name in ('_val_loop', '_test_loop'):
-        evaluator = getattr(getattr(runner, name, None), 'evaluator', None)
-        for metric in getattr(evaluator, 'metrics', ()):
-            setting = f'ignore_index of {type(metric).__name__}{name.removesuffix("_loop")}'
-            yield setting, getattr(metric, 'ignore_index', None)
-
-
-def _check_evaluation(loop: BaseLoop, model: Any) -> None:
-    """Check what counts objects: the model's limit and the metrics."""
-    datasets = [found for found in base_datasets(loop.dataloader.dataset) if _has_objects(found)]
-    if not datasets:
-        return
-    config = getattr(model, 'test_cfg', None) or {}
-    limit = (config.get('rcnn') or config).get('max_per_img')
-    for dataset in datasets:
-        most, path = most_objects(dataset)
-        if limit is not None and 0 < limit < most:
-            print_log(
-                f'{path} holds {most} objects, and the model finds {limit} in an image at most: '
-                'raise max_per_img in its test_cfg.',
-                'current',
-                logging.WARNING,
-            )
-    if 'mmdet.evaluation' in sys.modules:
-        from ...datasets.coco_metric import check_metric  # slow to import
-
-        for metric in loop.evaluator.metrics:
-            check_metric(metric, datasets)
+def _metrics(runner) -> dict[str, list[BaseMetric]]:
+    """The metrics of validation and test."""
+    loops = {split: getattr(runner, f'_{split}_loop', None) for split in ('val', 'test')}
+    evaluators = {split: getattr(loop, 'evaluator', None) for split, loop in loops.items()}
+    return {split: getattr(each, 'metrics', []) for split, each in evaluators.items()}

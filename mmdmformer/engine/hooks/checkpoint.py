@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from ...checkpoints.writing import DurableLocalBackend
+from ..accumulation import partial_gradient, restore_gradient, share_gradient
 from ..errors import UsageError
 
 _MAIN = 'mIoU'  # which mmseg measures after the accuracy of all pixels
@@ -35,21 +36,39 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, but no moment of a crash or of a full disk costs a checkpoint.
 
     A local checkpoint is written under another name first, and an old one is removed only when the
-    new one is safe. Arguments are those of mmengine's hook; ``save_best='auto'`` is mIoU where it
-    is measured, and the first metric elsewhere.
+    new one is safe. Within a window of ``accumulative_counts`` it holds the gradient, and the run
+    that is resumed goes on with it. Arguments are those of mmengine's hook; ``save_best='auto'`` is
+    mIoU where it is measured, and the first metric elsewhere.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', save_best='auto'))
     """
 
+    _gradient: dict | None = None  # of the checkpoint that is resumed
+
     def before_train(self, runner) -> None:
-        """Choose where to write to."""
+        """Choose where to write to, and go on with the gradient of a window."""
         chosen = self.backend_args is not None or self.file_client_args is not None
         if not chosen and '://' not in str(self.out_dir or runner.work_dir):
             self.backend_args = dict(backend=DurableLocalBackend.__name__)
         super().before_train(runner)
+        restore_gradient(runner, self._gradient)
+        self._gradient = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the gradient until mmengine has counted the batches of its window."""
+        if runner._resume:
+            self._gradient = checkpoint.get('partial_gradient')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add the gradient to what can be resumed."""
+        if 'optimizer' in checkpoint:
+            gradient = partial_gradient(runner)
+            if gradient is not None:
+                checkpoint['partial_gradient'] = gradient
 
     def _save_checkpoint_with_step(self, runner, step: int | str, meta: dict) -> None:
+        share_gradient(runner)
         with self._removing_later():
             super()._save_checkpoint_with_step(runner, step, meta)
 

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ..errors import UsageError
-from ..sampling import built_dataloaders
+from ..runner_parts import built_dataloaders
 
 # One tells objects from background, the other has classes of COCO-Stuff.
 _OTHER_CLASSES = 'rpn_head', 'semantic_head'

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..runner_parts import bare_model, optim_wrappers
 
 ACTIONS = ('stop', 'skip')
 
@@ -64,9 +62,7 @@ class NonFiniteHook(Hook):
         self._scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if self._scaler is not None:
             self._scale = self._scaler.get_scale()
-        wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        for each in wrappers:
+        for each in optim_wrappers(runner):
             each.optimizer.register_step_pre_hook(self._leave_out_bad_step)
 
     def _leave_out_bad_step(self, optimizer: torch.optim.Optimizer, *_) -> None:
@@ -83,7 +79,7 @@ class NonFiniteHook(Hook):
         """Remember the buffers."""
         self._bad_gradients = []
         if self.action == 'skip':
-            self._buffers = [(b, b.clone()) for b in _inner(runner.model).buffers()]
+            self._buffers = [(b, b.clone()) for b in bare_model(runner.model).buffers()]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Report what was not finite, and stop if that is chosen."""
@@ -143,7 +139,7 @@ class NonFiniteHook(Hook):
             )
 
     def _first_layer(self, runner, batch: Any) -> str:
-        model = _inner(runner.model)
+        model = bare_model(runner.model)
         if hasattr(runner.train_loop, 'seed_step'):
             runner.train_loop.seed_step()
         with runner.optim_wrapper.optim_context(runner.model):
@@ -198,7 +194,8 @@ def first_non_finite_layer(model: nn.Module, batch: Any) -> str | None:
 
         return check
 
-    with torch.no_grad(), _unchanged(model):
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    with torch.no_grad():
         data = model.data_preprocessor(batch, True)
         handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules()]
         try:
@@ -206,21 +203,9 @@ def first_non_finite_layer(model: nn.Module, batch: Any) -> str | None:
         finally:
             for handle in handles:
                 handle.remove()
+            for buffer, before in buffers:
+                buffer.copy_(before)
     return found[0] if found else None
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _is_finite(value: Any) -> bool:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch.optim import Optimizer
+
+from ..runner_parts import optim_wrappers
 
 
 @HOOKS.register_module()
@@ -41,7 +42,6 @@ class OptimizerModeHook(Hook):
 
 
 def _with_modes(runner) -> Iterator[Optimizer]:
-    wrapper = runner.optim_wrapper
-    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+    for each in optim_wrappers(runner):
         if hasattr(each.optimizer, 'train') and hasattr(each.optimizer, 'eval'):
             yield each.optimizer

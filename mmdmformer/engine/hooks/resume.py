@@ -16,6 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
 from ...checkpoints import check_intact, find_checkpoint, point_to
+from ..runner_parts import optim_wrappers
 
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose'}
 
@@ -80,7 +81,7 @@ def _step_through(runner) -> None:
     of_epochs = [s for s in schedulers if s.by_epoch]
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     with ExitStack() as merged:
-        for wrapper in _wrappers(runner):
+        for wrapper in optim_wrappers(runner):
             merged.enter_context(_merged_groups(wrapper, schedulers))
         for iteration in range(1, runner.iter + 1):
             for scheduler in of_iterations:
@@ -121,13 +122,8 @@ def _schedulers(runner) -> Iterator[Any]:
         yield from each
 
 
-def _wrappers(runner) -> Iterator[OptimWrapper]:
-    wrapper = runner.optim_wrapper
-    yield from wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
 def _groups(runner) -> Iterator[dict]:
-    for wrapper in _wrappers(runner):
+    for wrapper in optim_wrappers(runner):
         yield from wrapper.param_groups
 
 

@@ -11,12 +11,14 @@ import weakref
 from typing import NoReturn
 
 import torch
-from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.dist import all_reduce, barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from ..sampling import built_dataloaders, protect_workers
+from ..accumulation import open_windows
+from ..runner_parts import built_dataloaders
+from ..sampling import protect_workers
 
 EXIT_CODE = 75  # "temporary failure, try again later" of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -35,10 +37,11 @@ class Interrupted(SystemExit):
 class SignalHook(Hook):
     """On SIGTERM or SIGUSR1 saves a checkpoint after the current iteration, and ends training.
 
-    A signal to one process ends all of a distributed run at the same iteration. During validation
-    the run ends at once if the last iteration is saved already, and otherwise after it. The
-    process then ends with code 75, which asks to be started again with ``--resume``. Workers that
-    load data outlive the signals, as the step needs them.
+    A signal to one process ends all of a distributed run at the same iteration, which is the last
+    of a window of ``accumulative_counts``. During validation the run ends at once if the last
+    iteration is saved already, and otherwise after it. The process then ends with code 75, which
+    asks to be started again with ``--resume``. Workers that load data outlive the signals, as the
+    step needs them.
 
     Examples:
         >>> default_hooks = dict(signals=dict(type='SignalHook'))
@@ -84,12 +87,13 @@ class SignalHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save and end if a signal came."""
-        if self._anyone_received():
+        if self._anyone_received() and not open_windows(runner):
             self._end(runner, runner.iter + 1)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Remember what is saved."""
-        self._saved = checkpoint['meta']['iter']
+        """Remember what is saved, unless it is the best, with weights alone."""
+        if 'optimizer' in checkpoint:
+            self._saved = checkpoint['meta']['iter']
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """End if a signal came and nothing is to be saved."""
@@ -99,8 +103,14 @@ class SignalHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Save and end if a signal came."""
-        if self._anyone_received():
+        if self._anyone_received() and (self._is_saved(runner.iter) or not open_windows(runner)):
             self._end(runner, runner.iter)
+
+    def _is_saved(self, iteration: int) -> bool:
+        """What the first process alone knows."""
+        saved = [self._saved == iteration]
+        broadcast_object_list(saved)
+        return saved[0]
 
     def _anyone_received(self) -> bool:
         received = torch.tensor(int(self.received or 0))
@@ -111,7 +121,7 @@ class SignalHook(Hook):
 
     def _end(self, runner, iteration: int) -> None:
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-        if hooks and self._saved != iteration:
+        if hooks and not self._is_saved(iteration):
             save_interrupted(hooks[0], runner, iteration)
         barrier()  # nobody leaves before the checkpoint is written
         self._leave(runner, iteration)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from ...datasets.bad_input import BadImages, base_datasets, guard_pipeline
 from ..errors import UsageError
-from ..sampling import built_dataloaders
+from ..runner_parts import built_dataloaders
 
 
 @HOOKS.register_module()

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdmformer.engine.runtime import UsageError, missing_data_named, read_config_file
+from mmdmformer.datasets.bad_input import BadInputError
+from mmdmformer.datasets.missing import missing_data_named
+from mmdmformer.engine.runtime import read_config_file
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = {
@@ -22,7 +24,7 @@ DATA = {
 
 def refusal(cfg):
     init_default_scope(cfg.default_scope)
-    with pytest.raises(UsageError) as refused, missing_data_named(cfg, 'train'):
+    with pytest.raises(BadInputError) as refused, missing_data_named(cfg, 'train'):
         DATASETS.build(cfg.train_dataloader.dataset)
     return str(refused.value)
 
