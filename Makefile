@@ -4,6 +4,7 @@
 #   PYTHON=python3.12   make the environment with another Python
 #   JOBS=1              run the tests in one process (default: 2)
 #   ARGS='...'          more arguments for pytest, or for the demo
+#   DATA=folder         run the demo on the real sets, whose archives are there (see demo/three_tasks.py)
 STACK ?= openmmlab
 VENV ?= $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 PYTHON ?= python3
@@ -69,7 +70,7 @@ format: setup  ## put the code into style
 	$(PY) -m ruff format
 
 demo: setup  ## train, test and draw classification, detection and segmentation on real images
-	$(PY) demo/three_tasks.py $(ARGS)
+	$(PY) demo/three_tasks.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 demo-all: setup  ## the same, with Mask R-CNN and UperNet
 	$(PY) demo/three_tasks.py --all $(ARGS)

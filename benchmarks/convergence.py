@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from mmdmformer.analysis.benchmark import describe_machine
 from mmdmformer.backbones import DynamicViT
-from mmdmformer.datasets import CLASSES
 from mmdmformer.engine import runtime
 from mmdmformer.engine.runtime import UsageError
 
@@ -36,6 +35,7 @@ VARIANTS = {
     'depthwise': dict(activation='none', kernel='depthwise'),
 }
 ARCH = dict(embed_dims=64, num_layers=4, num_heads=2, feedforward_channels=128)
+CLASSES = tuple(f'digit_{digit}' for digit in range(10))  # of the built-in data
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pixels, RGB
 
 
@@ -110,7 +110,7 @@ def read_images(folder: str | Path, split: str, size: int, limit: int | None = N
         if not paths or (each is not None and len(paths) < each):
             raise UsageError(
                 f'{Path(folder, split, name)} has {len(paths)} images instead of {each or "some"}: '
-                'make them with `python tools/make_mini_data.py`, or name their folder with --data.'
+                'make them with `python demo/make_mini_data.py`, or name their folder with --data.'
             )
         for path in paths:
             pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)

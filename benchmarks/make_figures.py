@@ -27,7 +27,6 @@ MINI = 'configs/mini'
 CLASSIFIER = f'{MINI}/dmformer-nano_mini-imagenet.py {RUNS}/classification/train/epoch_6.pth'
 DETECTOR = f'{MINI}/retinanet_dmformer-nano_fpn_mini-coco.py {RUNS}/detection/train/epoch_6.pth'
 SEGMENTOR = f'{MINI}/dmformer-nano_sem-fpn_mini-ade20k.py {RUNS}/segmentation/train/iter_800.pth'
-DIGITS = ' '.join(f'data/mini/imagenet/val/digit_3/digit_3_{i:05d}.png' for i in (2, 4, 6))
 DMFORMER_S = 'configs/dmformer/dmformer-s'
 SCALES = "arch='small', layer_scale_init_value=1.0"
 
@@ -36,7 +35,8 @@ SCALES = "arch='small', layer_scale_init_value=1.0"
 class Figure:
     """A picture, what it shows, and the command that makes it.
 
-    ``draw``, where given, draws the picture from what the command measured before.
+    ``draw``, where given, draws the picture from what the command measured before. Photographs keep
+    their colors, without a ``palette``.
     """
 
     picture: str
@@ -44,6 +44,7 @@ class Figure:
     command: str
     needs_demo: bool = False
     draw: Callable[[Path], None] | None = None
+    palette: bool = True
 
 
 def shrink_demo(picture: Path) -> None:
@@ -129,12 +130,10 @@ FIGURES = (
         draw=shrink_demo,
     ),
     Figure(
-        f'{IMAGES}/cam.png',
-        "where the demo's networks look for a digit",
-        f'python tools/visualization/cam.py {DIGITS} {CLASSIFIER} {DETECTOR} {SEGMENTOR} '
-        f'--target-class digit_3 --layer backbone.stages.2 --method layercam '
-        f"--titles classifier RetinaNet 'Semantic FPN' --out {IMAGES}/cam.png",
-        needs_demo=True,
+        f'{IMAGES}/photographs.png',
+        'where DMFormer-nano looks on photographs, trained on CIFAR-10',
+        f'python benchmarks/photographs.py --out {IMAGES}/photographs.png',
+        palette=False,
     ),
     Figure(
         f'{IMAGES}/erf.png',
@@ -225,7 +224,7 @@ def has_demo() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--only', nargs='+', metavar='PICTURE', help='such as docs/images/cam.png')
+    parser.add_argument('--only', nargs='+', metavar='PICTURE', help='such as docs/images/erf.png')
     parser.add_argument('--list', action='store_true', help='print the table of figures')
     args = parser.parse_args()
     if args.list:
@@ -244,7 +243,8 @@ def main() -> None:
             run(figure.command)
         else:
             figure.draw(ROOT / figure.picture)
-        reduce_colours(ROOT / figure.picture)
+        if figure.palette:
+            reduce_colours(ROOT / figure.picture)
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from mmdmformer.compat import report
 from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / 'tests'))  # where faults are
+sys.path += [str(ROOT / 'tests'), str(ROOT / 'demo')]  # where faults are, and made-up data
 from faults import Fault, load_faults  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks/reliability/results.json'

@@ -17,7 +17,7 @@ from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'benchmarks/reliability'
-sys.path.append(str(ROOT / 'tests'))  # where faults are
+sys.path += [str(ROOT / 'tests'), str(ROOT / 'demo')]  # where faults are, and made-up data
 from faults.soak import COLUMNS, read_records, soak  # noqa: E402, F401
 
 ALLOWED = {'memory_mib': 8, 'open_files': 0}  # allocators and logs need a little

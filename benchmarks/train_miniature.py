@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from miniature import report, training
-from miniature.networks import NETWORKS
 from miniature.study import TASKS, Recipe, Study, all_runs
 from mmdmformer.analysis.benchmark import describe_machine
 from mmdmformer.engine import runtime
+from real.networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 say = partial(print, flush=True)  # a log file shows it at once, too

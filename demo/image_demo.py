@@ -61,7 +61,9 @@ def find_shipped(name: str) -> tuple[str, str]:
     Raises:
         runtime.UsageError: If there is no such file.
     """
-    files = {path.stem: path for folder in WEIGHTS for path in (ROOT / folder).glob('*')}
+    files = {
+        path.stem: path for folder in WEIGHTS for path in (ROOT / folder).glob('*.safetensors')
+    }
     if name not in files:
         raise runtime.UsageError(
             f'{name} needs a checkpoint after it: only weights that come with the repository '

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Train, test and draw one DMFormer backbone for several tasks on the built-in data.
+"""Train, test and draw one DMFormer backbone for several tasks, on built-in data or real sets.
 
 Every step is a command that is printed, so that it can be typed alone. The last table compares
 each result with an untrained network's; the exit code is 1 if one is below its floor.
@@ -99,6 +99,93 @@ LEGS = (
 )
 
 
+# With --data: the recipes of the real sets, whole, which takes hours; each brings its weights.
+REAL_LEGS = (
+    Leg(
+        'classification',
+        'CIFAR-10, classification',
+        'configs/cifar10/dmformer-nano_cifar10.py',
+        'accuracy/top1',
+        'top-1',
+        floor=85.0,
+        unit=100.0,
+        initialised=False,
+        drawing={
+            'default_hooks.visualization.rescale_factor': 4,
+            # of ten thousand, one of each of the first classes
+            'test_dataloader.dataset.indices': [1000 * i for i in range(PICTURES)],
+        },
+    ),
+    Leg(
+        'detection',
+        'blood cells, RetinaNet',
+        'configs/bccd/retinanet_dmformer-nano_fpn_bccd.py',
+        'coco/bbox_mAP_50',
+        'box AP50',
+        floor=80.0,
+        initialised=False,
+        drawing={'default_hooks.visualization.score_thr': 0.5},
+    ),
+    Leg(
+        'segmentation',
+        'CamVid, Semantic FPN',
+        'configs/camvid/dmformer-nano_sem-fpn_camvid.py',
+        'mIoU',
+        'mIoU',
+        floor=55.0,
+        unit=100.0,
+        initialised=False,
+    ),
+    Leg(
+        'instance-segmentation',
+        'nuclei, Mask R-CNN',
+        'configs/nuclei/mask-rcnn_dmformer-nano_fpn_nuclei.py',
+        'coco/segm_mAP_50',
+        'mask AP50',
+        floor=75.0,
+        initialised=False,
+        drawing={'default_hooks.visualization.score_thr': 0.5},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """A real set, as it is published.
+
+    Attributes:
+        archive (str): Name of its archive.
+        target (str): Folder to unpack it into.
+        prepare (tuple[str, ...]): The command that makes what its config reads, if it needs one.
+        made (str): A file that the command makes, or else one that was unpacked.
+    """
+
+    archive: str
+    target: str
+    made: str
+    prepare: tuple[str, ...] = ()
+
+
+CONVERTERS = 'tools/dataset_converters'
+# By the folder of the config.
+REAL_SETS = {
+    'cifar10': RealSet(
+        'cifar10.tar.xz',
+        'data',
+        'data/cifar10/train.txt',
+        (f'{CONVERTERS}/split_folders.py', 'data/cifar10/train'),
+    ),
+    'bccd': RealSet('bccd.tar.gz', 'data', 'data/bccd/ImageSets/Main/train.txt'),
+    'camvid': RealSet('camvid.tar', 'data', 'data/camvid/images'),
+    'nuclei': RealSet(
+        'dsb2018.tar.xz',
+        'data/nuclei',
+        'data/nuclei/annotations/train.json',
+        (f'{CONVERTERS}/instance_masks.py', 'data/nuclei/stage1_train'),
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Result:
     """What a leg reached, in per cent."""
@@ -114,12 +201,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--all', action='store_true', help='add Mask R-CNN and UperNet')
     parser.add_argument('--only', choices=[leg.name for leg in LEGS], help='run one task alone')
+    parser.add_argument(
+        '--data',
+        type=Path,
+        metavar='FOLDER',
+        help='run the recipes of CIFAR-10, BCCD, CamVid and the nuclei, whose archives are there; '
+        'hours on a CPU',
+    )
     parser.add_argument('--work-dir', default='work_dirs/demo', help='default: %(default)s')
     return parser.parse_args()
 
 
 def chosen_legs(args: argparse.Namespace) -> list[Leg]:
     """The legs to run; one that starts from the classification leg's checkpoint brings it along."""
+    if args.data:
+        return [leg for leg in REAL_LEGS if args.only in (None, leg.name)]
     if args.only:
         only = next(leg for leg in LEGS if leg.name == args.only)
         return [LEGS[0], only] if only.initialised else [only]
@@ -150,6 +246,31 @@ def run(*command: str, log: Path) -> None:
     if process.wait():
         print(''.join(lines[-30:]))
         sys.exit(f'The command failed; its whole output is in {log}.')
+
+
+def prepare_set(real: RealSet, archives: Path, log: Path) -> None:
+    """Unpack a real set and make what its config reads, unless both is done.
+
+    Args:
+        real (RealSet): The set.
+        archives (Path): Folder with its archive.
+        log (Path): Where the programs write what they say.
+
+    Raises:
+        SystemExit: If the archive is missing or damaged.
+    """
+    if Path(real.made).exists():
+        return
+    archive = archives / real.archive
+    if not archive.is_file():
+        sys.exit(f'error: {archive} does not exist: put {real.archive} into that folder.')
+    Path(real.target).mkdir(parents=True, exist_ok=True)
+    command = ['tar', '-xf', str(archive), '-C', real.target]
+    print(f'$ {shlex.join(command)}', flush=True)
+    if subprocess.call(command):
+        sys.exit(f'error: {archive} cannot be unpacked: fetch it anew.')
+    if real.prepare:
+        run(*real.prepare, log=log)
 
 
 def last_checkpoint(folder: Path) -> str:
@@ -199,14 +320,16 @@ def run_leg(leg: Leg, work_dir: Path) -> Result:
     drawings = folder / 'drawings'
     options = ['--show-dir', str(drawings), *cfg_options(leg.options | leg.drawing)]
     after = test(leg, checkpoint, folder / 'test', log, *options)
+    if 'test_dataloader.dataset.indices' in leg.drawing:  # some were drawn, and all are measured
+        after = test(leg, checkpoint, folder / 'test', log, *cfg_options(leg.options))
     picture = work_dir / f'{leg.name}.png'
     drawn = sorted(drawings.rglob('*.[jp][pn]g'))
-    make_contact_sheet(drawn[:: len(drawn) // PICTURES][:PICTURES], picture)
+    make_contact_sheet(drawn[:: max(1, len(drawn) // PICTURES)][:PICTURES], picture)
     return Result(leg, before, after, time.time() - start, picture)
 
 
-def show_table(results: list[Result]) -> None:
-    table = Table(title='One backbone (DMFormer nano), measured on the built-in validation images')
+def show_table(results: list[Result], images: str) -> None:
+    table = Table(title=f'One backbone (DMFormer nano), measured on the {images}')
     for column in ('task', 'metric', 'untrained', 'reached', 'floor', 'seconds', 'picture'):
         table.add_column(column, justify='left' if column in ('task', 'metric') else 'right')
     for r in results:
@@ -217,17 +340,23 @@ def show_table(results: list[Result]) -> None:
 
 def main() -> None:
     args = parse_args()
+    args.data = args.data and args.data.absolute()
     os.chdir(ROOT)
     MMLogger.get_instance('demo', log_level='ERROR')  # what this process itself does is no news
     work_dir = Path(args.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    run('tools/make_mini_data.py', log=work_dir / 'data.log')
+    legs = chosen_legs(args)
+    if args.data:
+        for leg in legs:
+            prepare_set(REAL_SETS[leg.config.split('/')[1]], args.data, work_dir / 'data.log')
+    else:
+        run('demo/make_mini_data.py', log=work_dir / 'data.log')
     results = []
-    for i, leg in enumerate(legs := chosen_legs(args), 1):
+    for i, leg in enumerate(legs, 1):
         print(f'\n[{i}/{len(legs)}] {leg.title}', flush=True)
         results.append(run_leg(leg, work_dir))
     make_contact_sheet([r.picture for r in results], work_dir / 'all.png', columns=1, height=360)
-    show_table(results)
+    show_table(results, 'test images of the sets' if args.data else 'built-in validation images')
     below = [r.leg.title for r in results if r.reached < r.leg.floor]
     if below:
         sys.exit(f'Below the floor: {", ".join(below)}.')

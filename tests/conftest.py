@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported, which mmdmformer does
 
-from mmdmformer.datasets import make_mini_data  # noqa: E402
+from mini_data import make_mini_data  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 THIRD_PARTY = (

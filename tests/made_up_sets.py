@@ -1,6 +1,10 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """A handful of made-up images in the layouts of the four public data sets of configs/."""
 
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import cv2
 import numpy as np
 
@@ -83,3 +87,25 @@ def write_camvid(root, width=480, height=360):
             path = root / f'annotations/{split}/{i}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), labels.astype(np.uint8))
+
+
+def write_archives(folder):
+    """The four archives, as they are published, with made-up images in them."""
+    boxes = [('RBC', (20, 30, 120, 140), False), ('WBC', (200, 100, 420, 330), False)]
+    masks = np.zeros((4, 128, 128), bool)
+    for i, mask in enumerate(masks):
+        mask[10 + 50 * (i % 2) : 40 + 50 * (i % 2), 8 + 60 * (i // 2) : 40 + 60 * (i // 2)] = True
+    with TemporaryDirectory() as made:
+        made = Path(made)
+        write_cifar10(made / 'cifar10')
+        write_voc(made / 'bccd', boxes)
+        write_nuclei(made / 'stage1_train', masks)
+        write_camvid(made / 'camvid')
+        for name, mode, member in (
+            ('cifar10.tar.xz', 'w:xz', 'cifar10'),
+            ('bccd.tar.gz', 'w:gz', 'bccd'),
+            ('dsb2018.tar.xz', 'w:xz', 'stage1_train'),
+            ('camvid.tar', 'w', 'camvid'),
+        ):
+            with tarfile.open(folder / name, mode) as file:
+                file.add(made / member, member)

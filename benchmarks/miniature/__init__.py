@@ -5,3 +5,8 @@ It is the papers' comparison in miniature: every network is trained for classifi
 that checkpoint for Semantic FPN, on the built-in data, with several seeds. A run that is in the
 results file is not repeated.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'demo'))  # where the data are made

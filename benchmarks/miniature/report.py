@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from markdown_pages import replace_between
+from real.networks import BASELINE, NETWORKS
 
-from .networks import BASELINE, NETWORKS
 from .study import INFERENCE_BATCH, TASKS, Cost, Study
 
 BEGIN = '<!-- miniature: made by benchmarks/train_miniature.py -->'

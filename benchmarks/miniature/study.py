@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmdmformer.engine.runtime import UsageError
-
-from .networks import NETWORKS
+from real.networks import NETWORKS
 
 INFERENCE_BATCH = 8
 

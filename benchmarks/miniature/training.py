@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from mini_data import SEG_CLASSES, make_mini_data
 from mmdmformer import train
 from mmdmformer.analysis.benchmark import interleave
 from mmdmformer.analysis.multiply_adds import count_multiply_adds
-from mmdmformer.datasets import SEG_CLASSES, make_mini_data
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import read_config_file
+from real.networks import NETWORKS
 
-from .networks import NETWORKS
 from .study import INFERENCE_BATCH, TASKS, Cost, Recipe, Result, Run, Study, all_runs
 
 SCENES = 8  # images of a step of segmentation

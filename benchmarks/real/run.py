@@ -2,78 +2,55 @@
 """Train and test on the public data sets, one run after the other, and write down what comes out.
 
 A run is a config and a seed. What results.csv holds is not run again; a run that was interrupted
-goes on from its last checkpoint. The test split is touched once, by the last checkpoint.
+goes on from its last checkpoint. The test split is touched once, by the last checkpoint. Without
+--stage, the recipes of DMFormer run; with it, the comparison with other networks of its size.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 from mmengine.config import Config
 from torch import Tensor
 
+from comparison import (
+    FACTORS,
+    ROOT,
+    STAGES,
+    add_rate,
+    chosen_factor,
+    make_config,
+    read_rates,
+    split_name,
+)
 from mmdmformer.analysis.benchmark import describe_machine
 from mmdmformer.analysis.multiply_adds import count_multiply_adds
 from mmdmformer.checkpoints import find_weights, read_checkpoint
 from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError, one_sentence_errors, positive
+from results import (
+    FOLDER,
+    PAGE,
+    RESULTS,
+    SETS,
+    Row,
+    add_results,
+    image_size,
+    make_page,
+    read_results,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(__file__).parent
-RESULTS = FOLDER / 'results.csv'
-PAGE = FOLDER / 'table.md'
 WORK = Path('work_dirs/real')  # below the repository
 LICENCE = 'Apache-2.0'  # of the weights; the data have their own
-
-
-@dataclass(frozen=True)
-class Set:
-    """A data set, as its configs measure it.
-
-    Attributes:
-        metrics (dict[str, str]): For each metric of a table the name in the logs. The first is
-            the one that matters.
-        image (tuple[int, int], optional): Height and width for multiply-adds; None where these
-            depend on what is found.
-        scale (float): What makes the logged values percent.
-    """
-
-    metrics: dict[str, str]
-    image: tuple[int, int] | None
-    scale: float = 100.0
-
-
-SETS = {
-    'cifar10': Set({'top-1': 'accuracy/top1'}, (48, 48), scale=1.0),
-    'bccd': Set(
-        {
-            'box AP50': 'coco/bbox_mAP_50',
-            'box AP': 'coco/bbox_mAP',
-            'VOC AP50': 'pascal_voc/AP50',
-        },
-        (240, 320),
-    ),
-    'camvid': Set({'mIoU': 'mIoU', 'pixel accuracy': 'aAcc'}, (360, 480), scale=1.0),
-    'nuclei': Set(
-        {
-            'mask AP50': 'coco/segm_mAP_50',
-            'mask AP': 'coco/segm_mAP',
-            'box AP50': 'coco/bbox_mAP_50',
-        },
-        None,
-    ),
-}
 # In the order in which they are run: detectors and segmentors start from the first.
 CONFIGS = (
     'cifar10/dmformer-nano_cifar10',
@@ -92,68 +69,9 @@ SHIPPED = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the results.
-
-    Attributes:
-        set (str): One of :data:`SETS`.
-        network (str): The backbone's part of the config's name.
-        config (str): Below ``configs``, without suffix.
-        seed (int): Of weights, order and augmentation.
-        split (str): ``'val'`` or ``'test'``.
-        metric (str): One of the set's.
-        value (float): In percent.
-        parameters (int): Of the whole network.
-        multiply_adds (int | None): For one image of the set's usual size.
-        minutes (float): That training took, without validation.
-        machine (str): What it was trained on.
-    """
-
-    set: str
-    network: str
-    config: str
-    seed: int
-    split: str
-    metric: str
-    value: float
-    parameters: int
-    multiply_adds: int | None
-    minutes: float
-    machine: str
-
-
-def read_results(path: Path = RESULTS) -> list[Row]:
-    """Read the results file; there are none if it is not there."""
-    if not path.exists():
-        return []
-    numbers = dict(seed=int, value=float, parameters=int, minutes=float)
-    with path.open(newline='', encoding='utf-8') as file:
-        rows = [
-            {k: numbers[k](text) if k in numbers else text for k, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    for row in rows:
-        row['multiply_adds'] = int(row['multiply_adds']) if row['multiply_adds'] else None
-    return [Row(**row) for row in rows]
-
-
-def add_results(rows: Sequence[Row], path: Path = RESULTS) -> None:
-    """Add a run's rows to the results file in one piece."""
-    is_new = not path.exists()
-    with path.open('a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator='\n')
-        if is_new:
-            writer.writeheader()
-        writer.writerows([asdict(row) for row in rows])
-
-
-def missing_runs(
-    results: Iterable[Row], configs: Sequence[str], seeds: int
-) -> list[tuple[str, int]]:
-    """List the configs and seeds that the results lack; all configs of a seed come first."""
+def missing_runs(results: Iterable[Row], runs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """List the configs and seeds that the results lack."""
     done = {(row.config, row.seed) for row in results}
-    runs = [(config, seed) for seed in range(seeds) for config in configs]
     return [run for run in runs if run not in done]
 
 
@@ -170,12 +88,78 @@ def measure(config: str, seed: int) -> list[Row]:
     Raises:
         UsageError: If a program fails, whose own message stands above.
     """
-    name = f'{Path(config).name}_seed{seed}'
-    work = WORK / name
-    _call(
-        'train', config, '--work-dir', work, '--resume', '--cfg-options', f'randomness.seed={seed}'
-    )
-    return collect(config, seed, work)
+    return collect(config, seed, train(config, seed, chosen_factor(config)))
+
+
+def train(config: str, seed: int, factor: float) -> Path:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        config (str): Below ``configs``, without suffix.
+        seed (int): Of weights, order and augmentation.
+        factor (float): Of the recipe's learning rate.
+
+    Returns:
+        Path: The run's folder, below the repository.
+
+    Raises:
+        UsageError: If the program fails, whose own message stands above.
+    """
+    rate = '' if factor == 1 else f'_lr{factor:g}'
+    work = WORK / f'{Path(config).name}{rate}_seed{seed}'
+    options = ['--resume', '--cfg-options', f'randomness.seed={seed}']
+    _call('train', config_file(config, factor), '--work-dir', work, *options)
+    return work
+
+
+def config_file(config: str, factor: float) -> Path:
+    """The file of a config; one of the comparison is written.
+
+    Args:
+        config (str): Below ``configs``, without suffix.
+        factor (float): Of the recipe's learning rate, for one of the comparison.
+
+    Returns:
+        Path: The file.
+    """
+    path = ROOT / f'configs/{config}.py'
+    if not path.is_file():
+        path = ROOT / WORK / f'configs/{config}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_config(config, factor, ROOT / WORK).dump(path)
+    return path
+
+
+def try_rates(config: str) -> None:
+    """Train with each of three learning rates, and write down what they reach on validation.
+
+    The run with the best of them is the first seed's.
+
+    Args:
+        config (str): Of the comparison, below ``configs``, without suffix.
+
+    Raises:
+        UsageError: If a training fails, whose own message stands above.
+    """
+    metric = next(iter(SETS[split_name(config)[0]].metrics.values()))
+    for factor in FACTORS:
+        if factor not in read_rates().get(config, {}):
+            _, validated = read_scalars(train(config, 0, factor))
+            add_rate(config, factor, validated[metric])
+
+
+def read_scalars(work: Path) -> tuple[list[dict], dict]:
+    """Read all that a run logged, and its last validation.
+
+    Args:
+        work (Path): The run's folder, absolute or below the repository.
+
+    Returns:
+        tuple[list[dict], dict]: Both.
+    """
+    files = sorted((ROOT / work).glob('*/vis_data/scalars.json'))
+    scalars = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return scalars, [row for row in scalars if 'loss' not in row][-1]
 
 
 def collect(config: str, seed: int, work: Path) -> list[Row]:
@@ -193,14 +177,17 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
         UsageError: If the test fails, or a metric is missing.
     """
     trained = read_checkpoint((ROOT / work / 'last_checkpoint').read_text().strip())
-    meta = dict(dataset_meta=trained['meta']['dataset_meta'], config=f'configs/{config}.py')
+    path = config_file(config, chosen_factor(config))
+    meta = dict(
+        dataset_meta=trained['meta']['dataset_meta'], config=path.relative_to(ROOT).as_posix()
+    )
     content = dict(state_dict=_halved(find_weights(trained)), meta=meta)
     shipped = ROOT / work / f'{Path(config).name}.safetensors'
     shipped.write_bytes(to_bytes(content))
-    _call('test', config, shipped, '--work-dir', work / 'test')
-    scalars = _read_lines(sorted((ROOT / work).glob('*/vis_data/scalars.json')))
-    validated = [row for row in scalars if 'loss' not in row][-1]
-    tested = _read_lines(sorted((ROOT / work / 'test').glob('*/*.json')))[-1]
+    _call('test', path, shipped, '--work-dir', work / 'test')
+    scalars, validated = read_scalars(work)
+    newest = sorted((ROOT / work / 'test').glob('*/*.json'))[-1]
+    tested = json.loads(newest.read_text().splitlines()[-1])
     rows = make_rows(config, seed, scalars, dict(val=validated, test=tested))
     meta.update(licence=LICENCE, results=[asdict(row) for row in rows])
     shipped.write_bytes(to_bytes(content))
@@ -211,6 +198,30 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(''.join(f'{json.dumps(row)}\n' for row in scalars), encoding='utf-8')
     return rows
+
+
+def collect_folder(configs: Sequence[str], work: Path) -> list[Row]:
+    """Collect a run of tools/train.py.
+
+    Args:
+        configs (Sequence[str]): The one that was trained, below ``configs``, without suffix.
+        work (Path): The run's folder, absolute.
+
+    Returns:
+        list[Row]: One for each split and metric.
+
+    Raises:
+        UsageError: If it is no run of one config, or its results are there already.
+    """
+    dumped = [work / f'{Path(config).name}.py' for config in configs]
+    if len(configs) != 1 or not dumped[0].is_file():
+        raise UsageError(
+            f'--collect {work} needs one CONFIG, which tools/train.py has trained into that folder.'
+        )
+    seed = Config.fromfile(dumped[0]).randomness.get('seed') or 0
+    if not missing_runs(read_results(), [(configs[0], seed)]):
+        raise UsageError(f'{RESULTS.name} holds {configs[0]} with seed {seed}: remove it first.')
+    return collect(configs[0], seed, work)
 
 
 def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -234,16 +245,17 @@ def make_rows(
     Raises:
         UsageError: If a value is missing.
     """
-    name, stem = config.split('/')
+    name, network = split_name(config)
     group = SETS[name]
-    model = build_model(Config.fromfile(ROOT / f'configs/{config}.py'))
+    cfg = make_config(config, chosen_factor(config), ROOT / WORK)
+    model, image = build_model(cfg), image_size(cfg, name)
     common = dict(
         set=name,
-        network=next(part for part in stem.split('_') if 'former' in part),
+        network=network,
         config=config,
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=group.image and count_multiply_adds(model, group.image),
+        multiply_adds=image and count_multiply_adds(model, image),
         minutes=round(training_minutes(scalars), 1),
         machine=describe_machine('cpu', False),
     )
@@ -276,67 +288,10 @@ def training_minutes(scalars: Sequence[dict]) -> float:
     return sum((b - a) * times[b] for a, b in pairwise([0, *steps])) / 60
 
 
-def _call(tool: str, config: str, *args: object) -> None:
-    command = [sys.executable, f'tools/{tool}.py', f'configs/{config}.py', *map(str, args)]
+def _call(tool: str, *args: object) -> None:
+    command = [sys.executable, f'tools/{tool}.py', *map(str, args)]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise UsageError(f'{" ".join(command[1:])} failed: see above.')
-
-
-def _read_lines(files: Iterable[Path]) -> list[dict]:
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def make_table(rows: Sequence[Row], name: str) -> str:
-    """Write a set's results on its test split in Markdown, means over the seeds.
-
-    Args:
-        rows (Sequence[Row]): All results.
-        name (str): The set.
-
-    Returns:
-        str: The table.
-    """
-    metrics = list(SETS[name].metrics)
-    lines = [
-        f'| config | {" | ".join(f"{m}, %" for m in metrics)} | validation {metrics[0]}, % | seeds '
-        '| parameters | multiply-adds | minutes |',
-        f'|{" --- |" * (len(metrics) + 6)}',
-    ]
-    for config in dict.fromkeys(row.config for row in rows if row.set == name):
-        ours = [row for row in rows if row.config == config]
-        cells = [_spread(ours, 'test', metric) for metric in metrics]
-        cells.append(_spread(ours, 'val', metrics[0]))
-        first = ours[0]
-        adds = f'{first.multiply_adds / 1e6:,.0f} M' if first.multiply_adds else '-'
-        minutes = statistics.mean({row.seed: row.minutes for row in ours}.values())
-        cells += [str(len({row.seed for row in ours})), f'{first.parameters / 1e6:.2f} M', adds]
-        lines.append(
-            f'| [{Path(config).name}](../../configs/{config}.py) | '
-            f'{" | ".join(cells)} | {minutes:.0f} |'
-        )
-    return '\n'.join(lines)
-
-
-def _spread(rows: Sequence[Row], split: str, metric: str) -> str:
-    values = [row.value for row in rows if (row.split, row.metric) == (split, metric)]
-    mean = f'{statistics.mean(values):.1f}'
-    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
-
-
-def make_page(rows: Sequence[Row]) -> str:
-    """Write the tables of all sets.
-
-    Args:
-        rows (Sequence[Row]): All results.
-
-    Returns:
-        str: The page.
-    """
-    parts = ['# Results on real data\n']
-    for name in dict.fromkeys(row.set for row in rows):
-        machines = '; '.join(dict.fromkeys(row.machine for row in rows if row.set == name))
-        parts.append(f'## {name}\n\n{make_table(rows, name)}\n\nTrained on {machines}.\n')
-    return '\n'.join(parts)
 
 
 def parse_args() -> argparse.Namespace:
@@ -345,23 +300,66 @@ def parse_args() -> argparse.Namespace:
         'configs', nargs='*', metavar='CONFIG', help=f'some of {", ".join(CONFIGS)} (default: all)'
     )
     parser.add_argument('--seeds', type=positive, default=1, help='how many, from 0 (default: 1)')
+    parser.add_argument(
+        '--stage',
+        choices=STAGES,
+        help='of the comparison: a, other networks and two mixers on all sets; b, the ablations '
+        'and the other mixers on CIFAR-10',
+    )
+    parser.add_argument(
+        '--rates',
+        action='store_true',
+        help='train CONFIGs of the comparison with three learning rates; the one that does best on '
+        'validation is theirs from then on',
+    )
+    parser.add_argument(
+        '--collect',
+        type=Path,
+        metavar='FOLDER',
+        help='test the one CONFIG that tools/train.py has trained into this folder, write it down '
+        'and keep its weights',
+    )
     parser.add_argument('--list', action='store_true', help='list what is missing, and run nothing')
     parser.add_argument(
         '--check', action='store_true', help='fail if the page is not that of the results'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    compared = {config for runs in STAGES.values() for config, _ in runs}
+    for config in args.configs:
+        if config not in compared and not (ROOT / f'configs/{config}.py').is_file():
+            parser.error(f'there is no config {config}: --list names those of a --stage.')
+        if args.rates and (ROOT / f'configs/{config}.py').is_file():
+            parser.error(f'--rates {config}: the rate of this config stands in its file.')
+    if args.rates and not args.configs:
+        parser.error('--rates needs the CONFIGs to try them for.')
+    return args
+
+
+def chosen_runs(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """The configs and seeds that a command line asks for; all configs of a seed come first."""
+    if args.collect:
+        return []
+    if args.stage:
+        return STAGES[args.stage]
+    return [(c, seed) for seed in range(args.seeds) for c in args.configs or CONFIGS]
 
 
 def main() -> None:
     args = parse_args()
-    for config in missing_runs(read_results(), args.configs or CONFIGS, args.seeds):
+    if args.collect:
+        with one_sentence_errors():
+            add_results(collect_folder(args.configs, args.collect.absolute()))
+    for config in args.configs if args.rates else []:
+        with one_sentence_errors():
+            try_rates(config)
+    for config, seed in missing_runs(read_results(), chosen_runs(args)):
         if args.check:
             break
         if args.list:
-            print(*config)
+            print(config, seed)
             continue
         with one_sentence_errors():
-            add_results(measure(*config))
+            add_results(measure(config, seed))
         PAGE.write_text(make_page(read_results()), encoding='utf-8')
     made = make_page(read_results())
     if args.check and made != PAGE.read_text(encoding='utf-8'):

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = 'dmformer-s_sem-fpn_camvid.py'
 
-pretrained = 'mmdmformer/weights/dmformer-nano_cifar10.safetensors'  # None trains from scratch
+pretrained = 'mmdmformer://dmformer-nano_cifar10'  # None trains from scratch
 
 model = dict(
     backbone=dict(arch='nano', drop_path_rate=0.0, init_cfg=dict(checkpoint=pretrained)),

@@ -25,7 +25,7 @@ train_pipeline = _base_.train_pipeline
 # cut before enlarging: a mask is as large as its image
 train_pipeline[2] = dict(type='RandomCrop', crop_size=crop_size, recompute_bbox=True)
 train_pipeline[3:3] = [
-    # of a nucleus whose box reaches into the crop, it may show no pixel
+    # RandomCrop keeps a nucleus of which only the box reaches into the crop; it would train to NaN
     dict(type='FilterAnnotations', by_mask=True),
     dict(type='RandomResize', scale=crop_size, ratio_range=(1.0, 1.5), keep_ratio=True),
 ]

@@ -21,13 +21,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .. import backbones
-from ..checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint
+from ..checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint, shipped_file
 from ..engine.model import without_init_log
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
 # What benchmarks/real/run.py trained, by the model's name.
-_WEIGHTS = dict(dmformer_nano='dmformer-nano_cifar10.safetensors')
-_FOLDER = Path(__file__).parents[1] / 'weights'
+_WEIGHTS = dict(dmformer_nano='dmformer-nano_cifar10')
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
 # What gives maps where a classifier's backbone gives one token.
 MAPS = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
@@ -140,7 +139,7 @@ def shipped_weights(name: str) -> Path:
             f'pretrained=True: no weights of {name} come with the package, only those of '
             f'{", ".join(_WEIGHTS)}: give pretrained the file of a checkpoint.'
         )
-    return _FOLDER / _WEIGHTS[name]
+    return shipped_file(_WEIGHTS[name])
 
 
 def data_settings(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from .pretrained import CheckedPretrainedInit
 from .publishing import publish
 from .reading import choose_weights, find_weights, read_checkpoint
 from .run_folder import find_checkpoint, point_to
+from .shipped import shipped_file
 from .writing import DurableLocalBackend, write_checkpoint
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     'predicting_model',
     'publish',
     'read_checkpoint',
+    'shipped_file',
     'write_checkpoint',
 ]

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ..registry import type_name
-from .mini import MANIFEST
 
+MANIFEST = 'manifest.json'  # of the built-in data, which demo/make_mini_data.py writes
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')  # in small letters; ImageNet's own is .JPEG
 
 
@@ -211,7 +211,7 @@ MINI = Layout(
     name='built-in data',
     root='data/mini',
     dataset_type=None,
-    prepare='python tools/make_mini_data.py',
+    prepare='python demo/make_mini_data.py',
     parts=(Manifest(MANIFEST),),
 )
 LAYOUTS = (IMAGENET, COCO, ADE20K, MINI)

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from mmdmformer.datasets import make_mini_data
+from mini_data import make_mini_data
 from small_settings import settings
 
 from . import other_data

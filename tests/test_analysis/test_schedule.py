@@ -291,7 +291,7 @@ def test_training_uses_the_rates_that_are_shown(python, mini_data, tmp_path):
         (['nowhere.py'], 'error: config file nowhere.py does not exist: check the path.'),
         ([CONFIGS / 'mini/dmformer-nano_mini-imagenet.py', '--gpus', '0'],
          'it must be a whole number of 1 or more, not 0'),
-        ([CONFIGS / 'mini/dmformer-nano_mini-imagenet.py'], 'run `python tools/make_mini_data.py`'),
+        ([CONFIGS / 'mini/dmformer-nano_mini-imagenet.py'], 'run `python demo/make_mini_data.py`'),
     ],
 )  # fmt: skip
 def test_tool_names_a_mistake(args, sentence, python, tmp_path):

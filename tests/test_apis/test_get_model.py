@@ -11,6 +11,7 @@ from mmengine.logging import MMLogger
 
 from mmdmformer import get_model, list_models
 from mmdmformer.apis import data_settings, models
+from mmdmformer.checkpoints import shipped as shipped_files
 from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
 
@@ -144,7 +145,7 @@ def test_weights_of_the_package_bring_their_classes(trained, images, tmp_path, m
     content = dict(meta=meta, state_dict=torch.load(path)['state_dict'])
     shipped = models.shipped_weights('dmformer_nano')
     (tmp_path / shipped.name).write_bytes(to_bytes(content))
-    monkeypatch.setattr(models, '_FOLDER', tmp_path)
+    monkeypatch.setattr(shipped_files, 'FOLDER', tmp_path)
     model = get_model('dmformer_nano', pretrained=True).eval()
     assert model.classes == tuple('abcdefghij')
     torch.testing.assert_close(model(images), reference.head(reference.extract_feat(images)))

@@ -114,7 +114,7 @@ def test_tool_runs_in_pieces(python, mini_data, tmp_path):
     assert (tmp_path / 'out/curves.png').exists()
     run = python(TOOL, '--data', 'nowhere', cwd=tmp_path)
     assert run.returncode == 2
-    assert 'make them with `python tools/make_mini_data.py`' in run.stderr
+    assert 'make them with `python demo/make_mini_data.py`' in run.stderr
 
 
 def test_the_committed_table_is_that_of_the_committed_results():

@@ -20,11 +20,11 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
 from miniature import report
-from miniature.networks import BASELINE, NETWORKS
 from miniature.study import TASKS, Cost, Recipe, Result, Run, Study, all_runs
 from miniature.training import Folders, make_config, missing_runs
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError
+from real.networks import BASELINE, NETWORKS
 
 REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'benchmarks/train_miniature.py'

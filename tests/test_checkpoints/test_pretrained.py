@@ -6,6 +6,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
 
 from mmdmformer import DMFormer
 
@@ -230,3 +231,18 @@ def test_class_in_place_of_its_name_is_checked():
     assert [cfg['type'] for cfg in backbone.init_cfg if 'checkpoint' in cfg] == [
         'CheckedPretrained'
     ]
+
+
+def test_weights_of_the_package_have_a_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = make_backbone(checkpoint='mmdmformer://dmformer-nano_cifar10')
+    content = CheckpointLoader.load_checkpoint('mmdmformer://dmformer-nano_cifar10')
+    assert len(content['meta']['dataset_meta']['classes']) == 10
+    weights = {
+        name.removeprefix('backbone.'): value.float() if value.is_floating_point() else value
+        for name, value in content['state_dict'].items()
+        if name.startswith('backbone.')
+    }
+    assert_loaded(backbone, weights)
+    with pytest.raises(FileNotFoundError, match="'dmformer-x' come with .* dmformer-nano_cifar10"):
+        make_backbone(checkpoint='mmdmformer://dmformer-x').init_weights()

@@ -27,7 +27,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdmformer.datasets import CLASSES
+from mini_data import CLASSES
 from mmdmformer.engine.model import build_model
 
 DATA = {'mmpretrain': 'imagenet', 'mmdet': 'coco', 'mmseg': 'ade/ADEChallengeData2016'}

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
-from mmdmformer.datasets import CLASSES, SEG_CLASSES
+from mini_data import CLASSES, SEG_CLASSES
 
 VARIANTS = [path for path in MINI if is_mini_variant(path)]
 LEAVES = [path for path in MINI if path not in VARIANTS]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def make(*arguments, **variables):
     """What ``make`` would do, without the variables of a make that runs this test."""
-    names = ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'STACK', 'VENV', 'PYTHON', 'JOBS', 'ARGS')
+    names = ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'STACK', 'VENV', 'PYTHON', 'JOBS', 'ARGS', 'DATA')
     environment = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.run(
         ['make', '-n', *arguments],
@@ -44,6 +44,7 @@ def make(*arguments, **variables):
         (['test', 'JOBS=1', 'ARGS=-x'], [".venv/bin/python -m pytest  -m 'not slow' -x"]),
         (['test-all'], ['ruff check', 'pytest -n 2 \n']),
         (['demo'], ['--venv .venv', '.venv/bin/python demo/three_tasks.py']),
+        (['demo', 'DATA=/d'], ['demo/three_tasks.py --data /d']),
         (['demo', 'STACK=onedl'], ['.venv-onedl/bin/python demo/three_tasks.py']),
         (['demo-all'], ['demo/three_tasks.py --all']),
         (['docs'], ['.venv/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build']),

@@ -34,6 +34,7 @@ SLURM = f'{LAUNCHERS}::test_slurm_job_trains_on_two_nodes'
 MINIATURE = 'test_benchmarks/test_miniature.py::test_tool_goes_on_after_an_interruption'
 EXPORT = 'test_deploy/test_export.py'
 PUBLISH = 'test_checkpoints/test_publish.py::test_tool'
+TUTORIAL = 'test_packaging/test_tutorials.py::test_tutorial'
 DEMO = 'test_demo/test_image_demo.py::test_demo_names_what_it_skips'
 CAM = 'test_analysis/test_cam.py::test_tool_draws_models_side_by_side'
 CURVES = 'test_analysis/test_curves.py::test_tool'
@@ -97,7 +98,7 @@ RUN_BY = {
     ),
     'tools/doctor.py': f'{DOCTOR}::test_tool_prints_one_page',
     'tools/doctor.py --amp': f'{DOCTOR}::test_config_that_cannot_train_is_refused',
-    'tools/make_mini_data.py': f'{HERE}::test_first_run',
+    'demo/make_mini_data.py': f'{HERE}::test_first_run',
     **{
         f'tools/dataset_converters/{name}.py': 'test_datasets/test_converters.py::'
         'test_tool_says_a_mistake_in_one_sentence'
@@ -107,6 +108,20 @@ RUN_BY = {
     'test_tool_unpacks_with_a_progress_bar_and_says_what_is_incomplete',
     'tools/dataset_converters/imagenet.py --out': 'test_datasets/test_converters.py::'
     'test_tool_unpacks_with_a_progress_bar_and_says_what_is_incomplete',
+    **dict.fromkeys(
+        [f'tools/dataset_converters/{name}.py' for name in ('split_folders', 'instance_masks')],
+        TUTORIAL,
+    ),
+    **dict.fromkeys(
+        [f'tools/dataset_converters/voc.py{option}' for option in ('', ' --classes')], TUTORIAL
+    ),
+    **dict.fromkeys(
+        [
+            f'tools/analysis_tools/browse_dataset.py{option}'
+            for option in ('', ' --not-show', ' --output-dir', ' --show-number')
+        ],
+        TUTORIAL,
+    ),
     'tools/model_converters/to_deploy.py': f'{TRAIN_TEST}::'
     'test_folded_checkpoint_gives_the_same_predictions',
     'tools/model_converters/publish.py': PUBLISH,
@@ -195,6 +210,8 @@ OTHERS = {
     'cd': 'the shell',
     '.': 'the shell',
     'ln': 'the system',
+    'mkdir': 'the system',
+    'tar': 'the system',
     'srun': "Slurm's",
     'tensorboard': 'its own documentation',
     'pip-audit': 'needs a connection',
@@ -258,7 +275,7 @@ def test_the_test_is_there(part):
 def run(python, command, *more, cwd):
     """Run a command as it is shown, with the repository's path before its files."""
     program, *words = (
-        str(ROOT / word) if re.match(r'(tools|configs)/|benchmarks/\w+\.py', word) else word
+        str(ROOT / word) if re.match(r'(tools|configs|demo)/|benchmarks/\w+\.py', word) else word
         for word in shlex.split(command.removeprefix('python ').removeprefix('-m '))
     )
     result = python(program, *words, *more, cwd=cwd)
@@ -270,7 +287,7 @@ def run(python, command, *more, cwd):
 def first_run(python, tmp_path_factory):
     """The folder in which the first run of docs/get_started.md was done, with fewer images."""
     folder = tmp_path_factory.mktemp('first_run')
-    run(python, 'python tools/make_mini_data.py', '--scale', '0.005', cwd=folder)
+    run(python, 'python demo/make_mini_data.py', '--scale', '0.005', cwd=folder)
     options = [*settings(CLASSIFIER, batch_size=10, max_epochs=1, **SMALL), 'param_scheduler=[]']
     run(python, f'python tools/train.py {CLASSIFIER} --cfg-options', *options, cwd=folder)
     return folder

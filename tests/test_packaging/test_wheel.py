@@ -22,6 +22,7 @@ from pathlib import Path
 import mmdmformer
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 package = Path(mmdmformer.__file__).parent
 assert package.parent == Path(sys.argv[1]), package
@@ -30,6 +31,11 @@ with torch.no_grad():
 assert [tuple(x.shape) for x in outputs] == [(1, 128, 2, 2)], [x.shape for x in outputs]
 leaves = [p for p in (package / '.mim/configs').rglob('*.py') if '_base_' not in p.parts]
 models = [Config.fromfile(path).model.type for path in leaves]
+(nano,) = [path for path in leaves if path.stem == 'retinanet_dmformer-nano_fpn_bccd']
+backbone = MODELS.build(Config.fromfile(nano).model.backbone)
+backbone.init_weights()
+shipped = mmdmformer.get_model('dmformer_nano', pretrained=True).backbone.state_dict()
+assert all(tensor.equal(shipped[name]) for name, tensor in backbone.state_dict().items())
 for module in pkgutil.walk_packages(mmdmformer.__path__, 'mmdmformer.'):
     importlib.import_module(module.name)  # none needs what lies beside the package
 print(len(models))

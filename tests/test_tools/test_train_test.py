@@ -458,7 +458,7 @@ def test_missing_data_is_named(python, tmp_path):
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1] == (
         f'error: data folder {tmp_path}/data/mini/imagenet does not exist: '
-        'run `python tools/make_mini_data.py` in this folder.'
+        'run `python demo/make_mini_data.py` in this folder.'
     )
 
 

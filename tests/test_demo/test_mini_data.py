@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from mmdmformer.datasets import CLASSES, SEG_CLASSES, MiniDataError, compose, make_mini_data, mini
+import digit_scenes as compose
+import mini_data as mini
+from mini_data import CLASSES, SEG_CLASSES, MiniDataError, make_mini_data
 
 COUNTS = {'classification': (80, 20), 'detection': (12, 10), 'segmentation': (12, 10)}
 ADE = 'ade/ADEChallengeData2016'

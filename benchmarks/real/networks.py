@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The networks of the study, at equal parameters."""
+"""DMFormer-nano, its ablations and other networks, at equal parameters."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmdmformer.datasets import make_mini_data
+from mini_data import make_mini_data
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'make_mini_data.py'
+TOOL = Path(__file__).parents[2] / 'demo' / 'make_mini_data.py'
 
 
 def read_bytes(root):

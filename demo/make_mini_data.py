@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from mmdmformer.datasets import MiniDataError, make_mini_data
+from mini_data import MiniDataError, make_mini_data
 
 
 def parse_args(args=None):

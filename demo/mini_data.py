@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from rich.progress import Progress
 
-from .compose import NUM_DIGITS, compose_scene, load_material
+from digit_scenes import NUM_DIGITS, compose_scene, load_material
+from mmdmformer.datasets.layouts import MANIFEST
 
 CLASSES = tuple(f'digit_{digit}' for digit in range(NUM_DIGITS))
 SEG_CLASSES = ('background', *CLASSES)
-MANIFEST = 'manifest.json'
 FORMAT = 3  # raise it with every change of what is written, so that older folders are noticed
 
 _SPLITS = ('train', 'val')
