@@ -55,7 +55,7 @@ class Set:
 
 
 SETS = {
-    'cifar10': Set({'top-1': 'accuracy/top1'}, (48, 48), scale=1.0),
+    'cifar10': Set({'top-1': 'accuracy/top1'}, (64, 64), scale=1.0),
     'bccd': Set(
         {
             'box AP50': 'coco/bbox_mAP_50',
