@@ -4,7 +4,8 @@
 _base_ = 'dmformer-s_cifar10.py'
 
 batch_size = 64
-max_epochs = 16
+max_epochs = 24
+image_size = 64  # pixels, from 32: the stem leaves a quarter of them
 warmup_epochs = 1
 
 model = dict(
@@ -14,10 +15,18 @@ model = dict(
 )
 
 train_pipeline = _base_.train_pipeline
+train_pipeline[1].update(scale=image_size)
 train_pipeline[4].update(erase_prob=0.1)
 train_pipeline.pop(3)
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=image_size)
+test_pipeline[2].update(crop_size=image_size)
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].update(
+    transforms=[[test_pipeline[1]], [test_pipeline[2]], *tta_pipeline[1].transforms[2:]]
+)
 train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=batch_size)
+val_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
