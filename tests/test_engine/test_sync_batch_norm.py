@@ -4,6 +4,7 @@
 import multiprocessing
 import os
 import socket
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -89,24 +90,32 @@ WRAPPERS = {
 }
 
 
-def train_together(rank, port, folder, queue):
+def train_together(rank, ports, folder, queue):
     torchrun = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR='127.0.0.1')
-    os.environ.update({k: str(v) for k, v in torchrun.items()}, MASTER_PORT=str(port))
-    for name, settings in WRAPPERS.items():
+    os.environ.update({k: str(v) for k, v in torchrun.items()})
+    for port, (name, settings) in zip(ports, WRAPPERS.items(), strict=True):
+        os.environ['MASTER_PORT'] = str(port)  # one may not be free again at once
         norms = train(folder / name, 'pytorch', SYNC_BN['norm_cfg'], **settings)
         queue.put((name, norms))
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
+def find_free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(('127.0.0.1', 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def test_two_processes_without_gpu(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    ports = find_free_ports(len(WRAPPERS))
     # A fork of a process that has computed gradients may compute none.
     context = multiprocessing.get_context('spawn')
     queue = context.Queue()
     processes = [
-        context.Process(target=train_together, args=(rank, port, tmp_path, queue))
+        context.Process(target=train_together, args=(rank, ports, tmp_path, queue), daemon=True)
         for rank in range(2)
     ]
     for process in processes:

@@ -17,6 +17,8 @@ HERE = 'test_packaging/test_docs_cures.py'
 CURES = {
     "`No module named 'mmcv._ext'`": 'test_plugin/test_stock_configs.py::'
     'test_stock_tool_tests_our_config_and_refuses_code',
+    "`No module named 'pkg_resources'`": 'test_compat/test_packages.py::'
+    'test_configs_of_packages_are_found',
     'Versions that exclude each other': 'test_compat/test_environment.py::'
     'test_torchvision_of_another_torch',
     '`X is not in the model registry`': 'test_plugin/test_stock_configs.py::'

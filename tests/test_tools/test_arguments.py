@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = [*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py'), *ROOT.glob('benchmarks/*.py')]
 # Where 0 or less means something.
-MAY_BE_ZERO = {'--seed', '--seeds', '--box', '--pixel', '--stage'}
+MAY_BE_ZERO = {'--first-pixel', '--seed', '--seeds', '--box', '--pixel', '--stage'}
 OPTION = re.compile(r"add_argument\(\s*'(--[\w-]+)'(?:(?!add_argument).)*?type=([\w.]+)", re.S)
 
 

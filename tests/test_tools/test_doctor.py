@@ -83,7 +83,7 @@ def test_each_data_set_is_found_beside_others_that_are_missing(name, here):
     assert list(found) == [*SMALL, 'built-in data']
     for other, line in found.items():
         assert line.good == (other == name)
-        assert ('does not exist; make it with `python tools/' in line.text) == (other != name)
+        assert ('does not exist; make it with `python ' in line.text) == (other != name)
     diagnosis = examine(str(CONFIG_OF[name]), layouts=LAYOUTS_HERE, quiet=True)
     assert diagnosis.obstacle is None
     for other in set(SMALL) - {name}:
