@@ -212,7 +212,8 @@ def test_boxes_are_explained_by_their_scores(config, mini_data):
 @pytest.mark.parametrize('channels, color', [(1, 'grayscale'), (4, 'unchanged')])
 @pytest.mark.parametrize('config', [CLASSIFIER, RETINANET, SEGMENTOR], ids=lambda path: path.stem)
 def test_images_that_are_not_rgb(config, channels, color, tmp_path):
-    numbers = 1 if config == RETINANET else channels  # mmdet's preprocessor takes one or three
+    # mmdet's preprocessor takes one number or three, and so does mmseg's in the fork
+    numbers = channels if config == CLASSIFIER else 1
     options = {
         'model.backbone.in_channels': channels,
         'model.data_preprocessor.mean': [100.0] * numbers,

@@ -102,8 +102,8 @@ def test_images_that_are_not_rgb(kind, channels, color, tmp_path):
     cfg.model.backbone.in_channels = channels
     preprocessor = cfg.model.data_preprocessor
     preprocessor.update({name: False for name in ('to_rgb', 'bgr_to_rgb') if name in preprocessor})
-    # mmdet's takes one number or three
-    numbers = 1 if kind == 'boxes' else channels
+    # mmdet's takes one number or three, and so does mmseg's in the fork
+    numbers = channels if kind == 'classifier' else 1
     preprocessor.update(
         mean=[100.0 + i for i in range(numbers)], std=[50.0 + i for i in range(numbers)]
     )
