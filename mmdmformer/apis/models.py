@@ -21,7 +21,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .. import backbones
-from ..checkpoints import CheckedPretrainedInit, find_weights, read_checkpoint, shipped_file
+from ..checkpoints import (
+    CheckedPretrainedInit,
+    find_weights,
+    input_channels,
+    read_checkpoint,
+    shipped_file,
+)
 from ..engine.model import without_init_log
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
@@ -411,8 +417,7 @@ _PROBE_SIDE = 224  # pixels
 def _outputs_without_values(backbone: nn.Module) -> Sequence[Tensor]:
     """Run a backbone on tensors that have a shape and nothing else, which takes no time."""
     state = {name: tensor.to('meta') for name, tensor in backbone.state_dict().items()}
-    in_channels = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
-    images = torch.empty(1, in_channels, _PROBE_SIDE, _PROBE_SIDE, device='meta')
+    images = torch.empty(1, input_channels(backbone), _PROBE_SIDE, _PROBE_SIDE, device='meta')
     return torch.func.functional_call(backbone, state, images)
 
 

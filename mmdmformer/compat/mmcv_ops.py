@@ -189,7 +189,16 @@ def _roi_align(
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Sigmoid focal loss (Lin et al. 2017, equation 5) per logit; fills ``output``."""
+    """Sigmoid focal loss (Lin et al. 2017, equation 5) per logit; fills ``output``.
+
+    Args:
+        input (Tensor): (N, C) logits.
+        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
+        weight (Tensor): (C,) factor by the target's class, or empty.
+        output (Tensor): (N, C), overwritten.
+        gamma (float): Exponent that plays well-classified examples down.
+        alpha (float): Weight of the positive class; the negative ones have ``1 - alpha``.
+    """
     logits = _at_least_float32(input)
     sign, scale = _focal_parts(logits, target, weight, alpha)
     # p is the probability of what is true of each logit: sigmoid(x) or 1 - sigmoid(x).
@@ -200,7 +209,16 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Gradient of :func:`sigmoid_focal_loss_forward` by its logits; fills ``grad_input``."""
+    """Gradient of :func:`sigmoid_focal_loss_forward` by its logits; fills ``grad_input``.
+
+    Args:
+        input (Tensor): (N, C) logits.
+        target (Tensor): (N,) class indices; one outside ``0..C-1`` is background.
+        weight (Tensor): (C,) factor by the target's class, or empty.
+        grad_input (Tensor): (N, C), overwritten.
+        gamma (float): As in the forward pass.
+        alpha (float): As in the forward pass.
+    """
     logits = _at_least_float32(input)
     sign, scale = _focal_parts(logits, target, weight, alpha)
     log_p = torch.nn.functional.logsigmoid(sign * logits)

@@ -42,7 +42,12 @@ def stack() -> str:
 
 
 def operators() -> tuple[str, bool]:
-    """Which code serves ``mmcv.ops`` and why, in words; and whether mmdet's detectors run on it."""
+    """Which code serves ``mmcv.ops``, after :func:`mmdmformer.compat.prepare`.
+
+    Returns:
+        tuple[str, bool]: In words, with the reason where it is not mmcv's own; and whether mmdet's
+        detectors can run on it.
+    """
     extension = sys.modules[mmcv_ops.EXT_NAME]
     if not isinstance(extension, mmcv_ops._Bridge):
         cuda = extension.get_compiling_cuda_version()

@@ -11,13 +11,30 @@ from .errors import UsageError
 
 
 def global_batch_size(cfg: Config, processes: int) -> int:
-    """Images behind each update of the weights, in all processes and accumulated batches."""
+    """Count the images behind each update of the weights.
+
+    Args:
+        cfg (Config): Its ``train_dataloader.batch_size`` is for one process.
+        processes (int): Number of processes (GPUs) that train together.
+
+    Returns:
+        int: Images in a step of the optimiser, gradient accumulation included.
+    """
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     return processes * cfg.train_dataloader.batch_size * accumulated
 
 
 def describe_batch_size(cfg: Config, processes: int) -> tuple[int, str] | None:
-    """How the learning rate fits the global batch: level of the log and sentence, if any."""
+    """Say how the learning rate fits the global batch.
+
+    Args:
+        cfg (Config): With ``auto_scale_lr`` as it is used.
+        processes (int): Number of processes (GPUs) that train together.
+
+    Returns:
+        tuple[int, str] | None: Level of the log and the sentence. None if the batch is the one
+        that the rate was chosen for, or if the config does not tell.
+    """
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     lr = cfg.optim_wrapper.get('optimizer', {}).get('lr')
@@ -39,7 +56,15 @@ def describe_batch_size(cfg: Config, processes: int) -> tuple[int, str] | None:
 
 
 def enable_auto_scale_lr(cfg: Config, name: str | PathLike) -> None:
-    """Let the runner scale the learning rate, or raise if it is not known for which batch it is."""
+    """Let the runner scale the learning rate to the global batch.
+
+    Args:
+        cfg (Config): Changed in place.
+        name (str | PathLike): The config file.
+
+    Raises:
+        UsageError: If the config does not say for which batch its learning rate was chosen.
+    """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size, the batch size that the '
@@ -49,7 +74,11 @@ def enable_auto_scale_lr(cfg: Config, name: str | PathLike) -> None:
 
 
 def count_accumulation(runner: Runner) -> None:
-    """Let mmengine's scaling of the learning rate, which follows, count accumulated batches."""
+    """Let mmengine's scaling of the learning rate count accumulated batches.
+
+    Args:
+        runner (Runner): Before it scales.
+    """
     scaling = runner.auto_scale_lr
     accumulated = getattr(runner.optim_wrapper, 'get', lambda *_: 1)('accumulative_counts', 1)
     if scaling and scaling.get('base_batch_size') and accumulated > 1:

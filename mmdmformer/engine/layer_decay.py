@@ -47,7 +47,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.layer_decay_rate = rate
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
-        """Add a model's parameters as mmengine does, and scale their learning rates."""
+        """Add a model's parameters as mmengine does, and scale their learning rates.
+
+        Args:
+            params (list[dict]): Parameter groups, extended in place.
+            module (nn.Module): The model; its backbones, wherever they are
+                in it, have ``get_layer_depth``.
+            prefix (str): Name of the part; '' for the model.
+                Defaults to ''.
+            kwargs: Further arguments of mmengine's method.
+
+        Raises:
+            TypeError: If the backbone cannot tell the depth of a parameter.
+        """
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:
             self._scale_learning_rates(params, module)

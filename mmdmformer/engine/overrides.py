@@ -78,7 +78,16 @@ def _is_foreign(name: Any) -> bool:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any], path: str | Path) -> None:
-    """Merge options into a config, or raise for one that does not fit or would change nothing."""
+    """Merge options into a config.
+
+    Args:
+        cfg (Config): Changed in place.
+        options (Mapping): Settings by their dotted names, and their values.
+        path (str | Path): The config file.
+
+    Raises:
+        UsageError: If an option does not fit the config, or would change nothing.
+    """
     for key, value in options.items():
         _require_effect(cfg, key, path)
         old = value_at(cfg, key)

@@ -73,7 +73,16 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def positive(text: str) -> int:
-    """A number of a command line that must be 1 or more, as a ``type`` of argparse.
+    """Read a number of a command line that must be 1 or more, as a ``type`` of argparse.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is another.
 
     Examples:
         >>> positive('2')
@@ -85,7 +94,16 @@ def positive(text: str) -> int:
 
 
 def picture(text: str) -> str:
-    """The name of a picture to write, in a format that can be, as a ``type`` of argparse.
+    """Read the name of a picture to write, as a ``type`` of argparse.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        str: The same.
+
+    Raises:
+        argparse.ArgumentTypeError: If it ends in no format that can be written.
 
     Examples:
         >>> picture('plots/loss.pdf')
@@ -119,7 +137,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config that a command line with the common arguments names, ready for its launcher."""
+    """Read the config that the command line names and apply the common arguments.
+
+    Args:
+        args (argparse.Namespace): Parsed arguments of :func:`add_common_arguments`.
+
+    Returns:
+        Config: With ``work_dir`` and ``launcher`` set, and ready for the launcher.
+
+    Raises:
+        UsageError: If the file, the toolbox or an option is missing or cannot work here.
+    """
     cfg = read_config_file(Path(args.config), args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -212,6 +240,13 @@ def prepare_launcher(cfg: Config, launcher: str) -> None:
     """Set ``cfg.launcher``, and make several processes work where there is no GPU.
 
     With a GPU mmengine's runner does everything itself.
+
+    Args:
+        cfg (Config): Changed in place.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        UsageError: If the processes were not started by this launcher, or are more than the GPUs.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -243,7 +278,11 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build mmengine's runner, or the one that ``runner_type`` of the config names."""
+    """Build the runner that a config asks for: mmengine's, or the one that ``runner_type`` names.
+
+    Raises:
+        UsageError: If a setting of the config cannot be.
+    """
     check_checkpoint(cfg.get('load_from'))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

@@ -29,7 +29,12 @@ _DATA, _STEP = 0, 1  # streams of random numbers that never meet
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Let the random numbers of a training step depend on seed, process and iteration alone."""
+    """Let the random numbers of a training step depend on seed, process and iteration alone.
+
+    Args:
+        seed (int): The run's.
+        iteration (int): Number of the step, from 0.
+    """
     _seed_all(seed, get_rank(), iteration, _STEP)
 
 
@@ -127,7 +132,11 @@ class _SeededFetch:
 
 
 def make_resumable(loader: DataLoader) -> None:
-    """Give a data loader :class:`SeededBatches`."""
+    """Give a data loader :class:`SeededBatches`.
+
+    Args:
+        loader (DataLoader): Changed in place. One that does not batch is left alone.
+    """
     if loader.batch_sampler is not None and not isinstance(loader.batch_sampler, SeededBatches):
         # torch forbids the assignment, lest a loader's arguments contradict each other.
         object.__setattr__(loader, 'batch_sampler', SeededBatches(loader.batch_sampler))
@@ -138,13 +147,20 @@ def protect_workers(loader: DataLoader) -> None:
     """Let the workers of a data loader outlive signals that a scheduler sends to all processes.
 
     Their process is the one to save a checkpoint, for which it finishes a step.
+
+    Args:
+        loader (DataLoader): Changed in place.
     """
     if not isinstance(loader.worker_init_fn, _ProtectedWorker):
         loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
 
 
 def require_same_length(loader: DataLoader) -> None:
-    """Refuse data that differ between processes, which would wait for each other for ever."""
+    """Refuse data that differ between processes, which would wait for each other for ever.
+
+    Raises:
+        BadInputError: If their lengths differ.
+    """
     lengths = all_gather_object(len(loader.dataset))
     if len(set(lengths)) > 1:
         raise BadInputError(

@@ -97,7 +97,10 @@ def why_not(backend: str, x: Tensor, *parameters: Tensor | None) -> str | None:
         >>> why_not('fused', x), why_not('cpu', x)
         ('gradients are wanted', None)
     """
-    return next((text for text, holds in _OBJECTIONS[backend] if holds(x, *parameters)), None)
+    for text, holds in _OBJECTIONS[backend]:
+        if holds(x, *parameters):
+            return text
+    return None
 
 
 def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
