@@ -60,6 +60,7 @@ class Worker:
         paths = os.pathsep.join(map(str, (root, Path(__file__).parent)))
         self.process = subprocess.Popen(
             [sys.executable, '-c', f'import {NAME}; {NAME}.work({arch!r}, {side})'],
+            cwd=root,  # which Python looks through before PYTHONPATH
             env={**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -16,6 +16,9 @@ from torch.utils.flop_counter import register_flop_formula
 from ..compat import has_fused_convolutions
 from .fused_conv import convolve, map_slices
 
+# oneDNN's with AVX2; with AVX-512 six, but on some maps of up to seven columns four.
+_COLUMNS_PER_BLOCK = 4
+
 
 @torch.library.custom_op('mmdmformer::sum_dwconvs', mutates_args=(), device_types='cpu')
 def sum_dwconvs(
@@ -173,8 +176,9 @@ def conv_with_split_padding(
 ) -> Tensor:
     """One branch, padded in part before the convolution.
 
-    oneDNN's fast depthwise kernel takes paddings below the kernel size only; past that a much
-    slower reference kernel would run. The values are the same.
+    oneDNN's fast kernel for dilated depthwise convolutions writes blocks of columns and takes no
+    padding wider than a block; past that a general one runs, many times slower. The values are
+    the same.
     """
     x, padding = _pad_in_part(x, weight, dilation)
     return F.conv2d(x, weight, bias, 1, padding, dilation, groups=x.shape[1])
@@ -182,10 +186,9 @@ def conv_with_split_padding(
 
 def _pad_in_part(x: Tensor, weight: Tensor, dilation: int) -> tuple[Tensor, list[int]]:
     """Pad as far as the convolution should not do itself; the rest is returned."""
-    padding = [dilation * (size // 2) for size in weight.shape[2:]]
-    implicit = [min(p, size - 1) for p, size in zip(padding, weight.shape[2:], strict=True)]
-    top, left = (p - i for p, i in zip(padding, implicit, strict=True))
-    return (F.pad(x, (left, left, top, top)) if top or left else x), implicit
+    rows, columns = (dilation * (size // 2) for size in weight.shape[2:])
+    explicit = max(0, columns - _COLUMNS_PER_BLOCK) if dilation > 1 else 0
+    return (F.pad(x, (explicit, explicit)) if explicit else x), [rows, columns - explicit]
 
 
 def _crop_all(weights: Sequence[Tensor], dilations: Sequence[int], x: Tensor) -> list[Tensor]:

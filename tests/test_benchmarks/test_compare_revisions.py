@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.compare_revisions import Worker
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / 'benchmarks/compare_revisions.py'
 
@@ -26,6 +30,14 @@ def test_a_revision_is_about_as_fast_as_itself():
         ['git', '-C', str(ROOT), 'worktree', 'list'], capture_output=True, text=True, check=True
     )
     assert '/before' not in worktrees.stdout
+
+
+def test_a_revision_is_not_the_one_that_it_is_called_from(tmp_path, monkeypatch):
+    (tmp_path / 'mmdmformer').mkdir()
+    (tmp_path / 'mmdmformer/__init__.py').write_text('')  # a revision without DMFormer
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match='a revision has no DMFormer'):
+        Worker(tmp_path, 'nano', 32).wait()
 
 
 def test_an_unknown_revision_is_refused():

@@ -1,4 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
 import sys
 
 import pytest
@@ -204,6 +206,33 @@ def test_compiled_graph_has_one_operator_and_the_same_gradients():
     torch.testing.assert_close(
         torch.autograd.grad(out, tensors, grad), torch.autograd.grad(expected, tensors, grad)
     )
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in ('AVX2', 'AVX512'),
+    reason='another processor has other kernels',
+)
+def test_each_branch_takes_a_fast_kernel():
+    """At the four stages of 224 pixels and of 64, forward and backward to the input."""
+    program = """
+import torch
+from mmdmformer.ops import multi_dilated_dwconv
+
+for channels, side in ((64, 56), (128, 28), (320, 14), (512, 7), (64, 16), (128, 8), (320, 4)):
+    x = torch.rand(1, channels, side, side, requires_grad=True)
+    weights = [torch.rand(channels, 1, size, size) for size in (3, 5, 7)]
+    multi_dilated_dwconv(x, weights, [None] * 3, (1, 2, 3)).sum().backward()
+    with torch.no_grad():
+        multi_dilated_dwconv(x, weights, [None] * 3, (1, 2, 3))
+"""
+    env = {**os.environ, 'ONEDNN_VERBOSE': '1'}
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, env=env, check=True
+    )
+    told = [line.split(',') for line in done.stdout.splitlines() if ',exec,cpu,convolution,' in line]
+    kernels = [line[line.index('convolution') + 1] for line in told]
+    assert len(kernels) >= 7 * 3 * 3 - 6  # on 4 x 4 pixels, one tap of 49 is a 1x1 convolution
+    assert not [kernel for kernel in kernels if 'gemm' in kernel or 'ref' in kernel]
 
 
 def test_exported_graph_holds_operators_of_torch_alone():
