@@ -4,7 +4,7 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ from .watching import is_transforming
 
 BACKENDS = ('auto', 'reference', 'cpu', 'fused', 'triton')
 _forced = os.environ.get('MMDMFORMER_DWCONV', 'auto')
+_FULL_PRECISION = torch.float32, torch.float64
 _logger = logging.getLogger('mmdmformer')
 
 
@@ -70,7 +71,9 @@ def choose_backend(x: Tensor, *parameters: Tensor | None) -> str:
     """
     name = forced_backend()
     if name == 'auto':
-        name = next((b for b in _OBJECTIONS if why_not(b, x, *parameters) is None), 'torch')
+        # The Triton kernels have not been timed on a GPU yet, and are used on demand alone.
+        fitting = (b for b in ('fused', 'cpu') if why_not(b, x, *parameters) is None)
+        name = next(fitting, 'torch')
     elif name == 'fused' and (reason := why_not('fused', x, *parameters)):
         raise ValueError(
             f"the backend 'fused' (MMDMFORMER_DWCONV) cannot compute this, as {reason}: "
@@ -97,10 +100,25 @@ def why_not(backend: str, x: Tensor, *parameters: Tensor | None) -> str | None:
         >>> why_not('fused', x), why_not('cpu', x)
         ('gradients are wanted', None)
     """
-    for text, holds in _OBJECTIONS[backend]:
-        if holds(x, *parameters):
-            return text
-    return None
+    if x.device.type != 'cpu':
+        return 'the tensors are not on a CPU'
+    if is_transforming():
+        return 'a function transform is active'
+    if torch.is_autocast_enabled('cpu'):
+        return 'autocast is active'
+    if torch.jit.is_tracing() or is_exporting():
+        return 'a graph for elsewhere is captured'
+    if backend == 'cpu':
+        return None if x.dtype in _FULL_PRECISION else 'the type is not float32 or float64'
+    if x.dtype != torch.float32:
+        return 'the type is not float32'
+    if x.shape[0] == 0:  # len(x) would tie torch.export to one size of batch
+        return 'the batch is empty'
+    if torch.compiler.is_compiling():
+        return 'a graph is captured'
+    if _needs_gradients(x, *parameters):
+        return 'gradients are wanted'
+    return None if has_fused_convolutions() else 'this torch lacks the operators'
 
 
 def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
@@ -125,33 +143,6 @@ def fuses(x: Tensor, *parameters: Tensor | None) -> bool:
 
 def _needs_gradients(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-# What speaks against a backend, the backends in order of preference. The Triton kernels have not
-# been timed on a GPU yet, and are used on demand alone.
-_Objection = tuple[str, Callable[..., bool]]
-_ON_CPU: tuple[_Objection, ...] = (
-    ('the tensors are not on a CPU', lambda x, *_: x.device.type != 'cpu'),
-    ('a function transform is active', lambda *_: is_transforming()),
-    ('autocast is active', lambda *_: torch.is_autocast_enabled('cpu')),
-    ('a graph for elsewhere is captured', lambda *_: torch.jit.is_tracing() or is_exporting()),
-)
-_FULL_PRECISION = torch.float32, torch.float64
-_OBJECTIONS: dict[str, tuple[_Objection, ...]] = {
-    'fused': (
-        *_ON_CPU,
-        ('the type is not float32', lambda x, *_: x.dtype != torch.float32),
-        # len(x) would tie torch.export to one size of batch
-        ('the batch is empty', lambda x, *_: x.shape[0] == 0),
-        ('a graph is captured', lambda *_: torch.compiler.is_compiling()),
-        ('gradients are wanted', _needs_gradients),
-        ('this torch lacks the operators', lambda *_: not has_fused_convolutions()),
-    ),
-    'cpu': (
-        *_ON_CPU,
-        ('the type is not float32 or float64', lambda x, *_: x.dtype not in _FULL_PRECISION),
-    ),
-}
 
 
 @functools.cache
