@@ -36,9 +36,9 @@ test-all: lint  ## run every test
 pythons: setup  ## run the tests that depend on versions with each Python found, and with the newest torch
 	$(PY) requirements/pythons.py $(ARGS)
 
-# An environment on top of the other: on_top NAME
+# An environment on top of the other, whose .pth files count too: on_top NAME
 on_top = (test -d $(VENV)-$(1) || $(PY) -m venv --without-pip $(VENV)-$(1)) && \
-	$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(VENV)-$(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	$(PY) -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > $$($(VENV)-$(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
 pip_on_top = $(PY) -m pip --python $(VENV)-$(1)/bin/python install -q
 PYTEST_ON_TOP = OMP_NUM_THREADS=1 $(VENV)-$(1)/bin/python -m pytest
 
@@ -56,8 +56,8 @@ sisters: setup  ## try the sister toolboxes on our backbones, in such an environ
 	@$(call on_top,sisters)
 	@$(call pip_on_top,sisters) cython==3.3.1
 	@$(call pip_on_top,sisters) --no-deps --no-build-isolation -r requirements/sisters.txt
-	@folder=$$(echo $(VENV)-sisters/lib/python*/site-packages/mmaction/models/localizers/drn); \
-	mkdir -p $$folder && echo 'DRN = None  # the wheel lacks it' > $$folder/drn.py
+	@folder=$$(echo $(VENV)-sisters/lib/python*/site-packages/mmaction/models/localizers)/drn; \
+	mkdir -p "$$folder" && echo 'DRN = None  # the wheel lacks it' > "$$folder/drn.py"
 	$(call PYTEST_ON_TOP,sisters) tests/test_clients/test_sister_toolboxes.py $(ARGS)
 
 lint: setup  ## check style and the direction of imports
