@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 pretrained = None  # file or URL of a checkpoint; None trains from scratch
-max_iters = 1000
+max_iters = 2000
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size, seg_pad_val=_base_.void),

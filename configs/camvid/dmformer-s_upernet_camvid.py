@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 pretrained = None  # file or URL of a checkpoint; None trains from scratch
-max_iters = 1000
+max_iters = 2000
 warmup_iters = 50
 
 heads = dict(num_classes=len(_base_.classes), ignore_index=_base_.void)
