@@ -130,6 +130,11 @@ FIGURES = (
         draw=shrink_demo,
     ),
     Figure(
+        f'{IMAGES}/architecture.png',
+        "DMFormer's block and its token mixer",
+        f'python benchmarks/architecture_figure.py --out {IMAGES}/architecture.png',
+    ),
+    Figure(
         f'{IMAGES}/photographs.png',
         'where DMFormer-nano looks on photographs, trained on CIFAR-10',
         f'python benchmarks/photographs.py --out {IMAGES}/photographs.png',

@@ -2,7 +2,7 @@
 """The papers' printed sizes and results beside the sizes of the models that the configs build.
 
 The sizes in the metafiles that model-index.yml lists are compared with models built from the
-configs, and the tables of the README files are written. The README in the root shows the first.
+configs, and the tables of the README files are written. The README in the root shows five models.
 """
 
 import argparse
@@ -159,11 +159,6 @@ def agrees(printed: str, exact: int) -> bool:
     return number == f'{exact / UNITS[unit]:.{len(number.partition(".")[2])}f}'
 
 
-def is_printed(entry: dict) -> bool:
-    """Tell whether the paper prints a size of a metafile's entry."""
-    return any(key in entry['Paper'] for key in SIZES)
-
-
 def make_header(models: list[dict]) -> list[str]:
     """Make the header of a table of printed and exact sizes, and of accuracies.
 
@@ -175,7 +170,7 @@ def make_header(models: list[dict]) -> list[str]:
     """
     names = {'Parameters': 'parameters', 'FLOPs': 'FLOPs', 'Activations': 'activations'}
     sizes = [cell for key in _shown_sizes(models) for cell in (names[key], 'paper', 'difference')]
-    return ['model', *sizes, 'accuracy, paper', 'accuracy, ours']
+    return ['model', *sizes, 'accuracy, paper']
 
 
 def _shown_sizes(models: list[dict]) -> list[str]:
@@ -202,7 +197,7 @@ def make_rows(models: list[dict]) -> list[list[str]]:
         accuracy = ', '.join(f'{k} {v}' for k, v in entry['Paper'].items() if k in ACCURACIES)
         accuracy += ' (protocol not stated)' * _lacks_protocol(entry)
         sizes = [cell for key in keys for cell in _size_cells(entry, key, f' [{number}]')]
-        rows.append([entry['Name'], *sizes, accuracy, entry['Accuracy']])
+        rows.append([entry['Name'], *sizes, accuracy])
     return rows
 
 
@@ -285,6 +280,24 @@ def make_linked_rows(models: list[dict], folder: str) -> str:
     return '\n'.join(lines)
 
 
+def make_front_table(models: list[dict]) -> str:
+    """Make the front page's table in Markdown: DMFormer-S in each task.
+
+    Args:
+        models (list[dict]): Entries of DMFormer's metafile.
+
+    Returns:
+        str: The text.
+    """
+    header = ['model', 'parameters', 'in the paper', "the paper's result"]
+    lines = [_row(header), _row(['---'] * len(header))]
+    for entry, row in zip(models, make_rows(models), strict=True):
+        name, parameters, printed, *_, accuracy = row
+        if name.split(', ')[-1] == 'DMFormer-S':
+            lines.append(_row([f'[{name}]({entry["Config"]})', parameters, printed, accuracy]))
+    return '\n'.join(lines)
+
+
 def _row(cells: list[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
@@ -327,8 +340,8 @@ def main() -> None:
             continue  # mixer_table.py writes another table of what no paper has
         table = make_markdown(models, str(folder.relative_to(ROOT)))
         errors += update_readme(folder / 'README.md', table, args.check)
-    printed = [entry for entry in read_models(metafiles[0]) if is_printed(entry)]
-    errors += update_readme(ROOT / 'README.md', make_markdown(printed, '.'), args.check)
+    front = make_front_table(read_models(metafiles[0]))
+    errors += update_readme(ROOT / 'README.md', front, args.check)
     sys.exit('\n'.join(errors) or 0)
 
 
