@@ -156,7 +156,7 @@ def test_damaged_and_missing_files(published, tmp_path):
 
 
 def test_tool(run, python, tmp_path):
-    tool = ROOT / 'tools/model_converters/publish.py'
+    tool = ROOT / 'tools/model_converters/publish_model.py'
     result = python(tool, run[0], 'nano.pth', '--ema', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob('nano-*.pth'))) == len(list(tmp_path.glob('nano-*.safe*'))) == 1

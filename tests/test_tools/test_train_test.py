@@ -164,7 +164,7 @@ def test_tta_averages_the_scores_of_an_image_and_its_mirror(trained, python, min
 
 
 def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data, tmp_path):
-    convert = REPOSITORY / 'tools/model_converters/to_deploy.py'
+    convert = REPOSITORY / 'tools/model_converters/reparameterize_model.py'
     run_ok(python, convert, CLASSIFIER, trained / 'epoch_2.pth', 'folded.pth', cwd=tmp_path)
     options = [*classifier_options(mini_data), 'model.backbone.deploy=True']
     run_ok(
