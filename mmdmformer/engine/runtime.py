@@ -28,7 +28,7 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..compat import prepare, require_toolbox
-from ..compat.checkpoint import CheckpointError
+from ..compat.checkpoint import CheckpointError, allow_records
 from ..compat.environment import TOOLBOXES
 from ..datasets.bad_input import BadInputError
 from ..registry import did_you_mean
@@ -150,6 +150,29 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='what started the processes (pytorch: torchrun, as tools/dist_*.sh do)',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def parse_allowing(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line of a tool that reads checkpoints of others.
+
+    Args:
+        parser (argparse.ArgumentParser): It is given ``--allow``, whose classes are then read as
+            records.
+
+    Returns:
+        argparse.Namespace: What was typed.
+    """
+    parser.add_argument(
+        '--allow',
+        nargs='+',
+        default=(),
+        metavar='TYPE',
+        help='classes whose objects the checkpoint may hold beside weights; none of their code '
+        'runs, and nothing of them is kept',
+    )
+    args = parser.parse_args()
+    allow_records(args.allow)
+    return args
 
 
 def load_config(args: argparse.Namespace) -> Config:
