@@ -11,7 +11,7 @@ peers=(Swin-T Swin-S ConvNeXt-T ConvNeXt-S VAN-B2 PoolFormer-S36 ResNet-50)
 folded='DMFormer-S folded'
 
 network() {  # network FOLDER OPTION...: networks beside each other
-    "$python" tools/benchmark.py --out "$out/$1" "${@:2}"
+    "$python" tools/analysis_tools/benchmark.py --out "$out/$1" "${@:2}"
 }
 
 operator() {

@@ -143,7 +143,7 @@ FIGURES = (
     Figure(
         f'{IMAGES}/erf.png',
         'effective receptive fields of DMFormer-S, with and without dilation',
-        f'python tools/analysis/erf.py {DMFORMER_S}_8xb128_in1k.py '
+        f'python tools/visualization/vis_erf.py {DMFORMER_S}_8xb128_in1k.py '
         f'{DMFORMER_S}-no-dilation_8xb128_in1k.py "DMFormer({SCALES})" '
         f'"DMFormer({SCALES}, mixer=dict(dilations=(1, 1, 1)))" --side 1024 --count 2 --titles '
         "'initial weights, dilations 1, 2, 3' 'initial weights, no dilation' "
@@ -153,8 +153,8 @@ FIGURES = (
     Figure(
         f'{IMAGES}/training.png',
         "losses and accuracy of the demo's training",
-        f'python tools/analysis/curves.py {RUNS}/classification/train {RUNS}/detection/train '
-        f'{RUNS}/segmentation/train --keys loss accuracy/top1 --smooth 5 '
+        f'python tools/analysis_tools/analyze_logs.py {RUNS}/classification/train '
+        f'{RUNS}/detection/train {RUNS}/segmentation/train --keys loss accuracy/top1 --smooth 5 '
         f'--out {IMAGES}/training.png',
         needs_demo=True,
     ),

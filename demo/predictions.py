@@ -177,7 +177,7 @@ def find_images(where: str) -> list[tuple[Path, Path]]:
     if path.is_file():
         return [(path, Path(path.name))]
     if path.is_dir():
-        candidates, root = list(path.rglob('*')), path
+        candidates, root = list(_files_below(path)), path
     else:
         candidates = [Path(name) for name in glob.glob(where, recursive=True)]
         root = Path(os.path.commonpath([p.parent for p in candidates])) if candidates else path
@@ -188,6 +188,15 @@ def find_images(where: str) -> list[tuple[Path, Path]]:
             f'glob in quotation marks, or a video ({", ".join(VIDEO_SUFFIXES)}).'
         )
     return [(p, p.relative_to(root)) for p in found]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder at any depth, also in folders that are linked there."""
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if os.path.realpath(Path(here, name)) not in seen]
+        seen |= {os.path.realpath(Path(here, name)) for name in [*folders, '.']}
+        yield from (Path(here, name) for name in files)
 
 
 def is_video(where: str) -> bool:

@@ -3,7 +3,7 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.registry import Registry
@@ -24,6 +24,28 @@ def type_name(kind: str | type) -> str:
         ('RetinaNet', 'Linear')
     """
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of a sentence on a word that is none of those that are known.
+
+    Args:
+        word (str): What was written.
+        choices (Iterable[str]): What could have been.
+
+    Returns:
+        str: The closest of them or, where none is close, all of a few.
+
+    Examples:
+        >>> did_you_mean('tny', ['tiny', 'small']), did_you_mean('huge', ['tiny', 'small'])
+        ('did you mean tiny?', 'choose one of tiny, small.')
+    """
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, n=1)
+    if close:
+        return f'did you mean {close[0]}?'
+    few = 0 < len(choices) <= 20
+    return f'choose one of {", ".join(choices)}.' if few else 'check the name.'
 
 
 def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: Any) -> nn.Module:
@@ -54,9 +76,7 @@ def build_token_mixer(cfg: Mapping[str, Any], registry: Registry, **defaults: An
     kind = arguments.pop('type', None)
     mixer = registry.get(kind) if isinstance(kind, str) else kind
     if mixer is None:
-        names = sorted(registry.module_dict)
-        close = difflib.get_close_matches(str(kind), names, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(names)}.'
+        hint = did_you_mean(str(kind), registry.module_dict)
         raise KeyError(f'mixer=dict(type={kind!r}) is not in the registry TOKEN_MIXERS: {hint}')
     taken = inspect.signature(mixer).parameters
     return mixer(**{name: defaults[name] for name in taken if name in defaults} | arguments)

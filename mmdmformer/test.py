@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -106,11 +106,18 @@ def _augment(cfg: Config, name: str) -> None:
     # Not dict(**...): a pure Python config could not be dumped then.
     model, cfg.model = cfg.model, cfg.tta_model.copy()
     cfg.model.module = model
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in _read_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
     _add_hook(cfg, type='AverageUnderTTAHook')
+
+
+def _read_datasets(dataset: dict) -> Iterator[dict]:
+    """The settings of the data sets that read files, which wrappers may hold (one, or several)."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    if not inner:
+        yield dataset
+    for each in inner or ():
+        yield from _read_datasets(each)
 
 
 def _draw(cfg: Config, name: str, folder: str) -> None:

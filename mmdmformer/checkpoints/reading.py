@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Reading checkpoints, without running code that they hold, and finding the weights in them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ def find_weights(content: Mapping) -> dict[str, Tensor]:
             content = content[key]
             break
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what compiled, distributed and outer modules put in front of every name.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by their names.
+
+    Returns:
+        dict[str, Tensor]: The same by shorter names.
+
+    Examples:
+        >>> list(without_wrappers({'module.model.stem.weight': None}))
+        ['stem.weight']
+    """
+    wrappers = re.compile(r'^((module|model|_orig_mod)\.)+')
+    return {wrappers.sub('', name): value for name, value in weights.items()}
 
 
 def choose_weights(content: Mapping[str, Any], ema: bool | None) -> dict[str, Tensor]:

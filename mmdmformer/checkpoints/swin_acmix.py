@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .reading import find_weights
+from .reading import find_weights, without_wrappers
 
 # What is computed, not learned.
 LEFT_OUT = re.compile(r'attn_mask$|relative_position_index$')
@@ -39,7 +39,7 @@ def from_authors(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If it is no checkpoint of Swin-ACmix.
     """
-    return dict(meta={}, state_dict=rename_weights(find_weights(content)))
+    return dict(meta={}, state_dict=rename_weights(without_wrappers(find_weights(content))))
 
 
 def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,14 +7,13 @@ own names and ``head.fc.*``. Where the weights are averaged in training, mmengin
 in ``state_dict`` and the average in ``state_dict_ema``.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .reading import find_weights
+from .reading import find_weights, without_wrappers
 
 BACKBONE, HEAD = 'backbone.', 'head.fc.'
 # The first parts of all names in the networks here.
@@ -41,7 +40,7 @@ def exchange_names(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If a name belongs to no classifier here.
     """
-    style = names_of(_without_wrappers(find_weights(content)))
+    style = names_of(without_wrappers(find_weights(content)))
     converted = to_timm(content) if style == 'mmpretrain' else to_mmpretrain(content)
     return converted | {key: content[key] for key in _KEPT if key in content}
 
@@ -91,7 +90,7 @@ def to_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         dict: ``state_dict``, and where there are averages ``state_dict_ema``.
     """
-    weights = _strip_backbone(_without_wrappers(find_weights(content)))
+    weights = _strip_backbone(without_wrappers(find_weights(content)))
     swapped = content.get('ema_state_dict')
     if swapped is None:
         return dict(state_dict=weights)
@@ -131,10 +130,5 @@ def _strip_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _add_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name if name.startswith(HEAD) else BACKBONE + name: value
-        for name, value in _without_wrappers(weights).items()
+        for name, value in without_wrappers(weights).items()
     }
-
-
-def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what torch.compile and DistributedDataParallel put in front of names."""
-    return {re.sub(r'^((module|_orig_mod)\.)+', '', name): value for name, value in weights.items()}

@@ -19,8 +19,9 @@ import pickle
 import re
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -46,6 +47,24 @@ class CheckpointError(RuntimeError):
 def declare_records() -> None:
     """Tell torch what mmengine's own checkpoints, timm's and Swin's hold beside weights."""
     add_safe_globals(_own_globals())
+
+
+class Record:
+    """What stands in for an allowed class: a mapping, so that none of the class's code runs."""
+
+    def __new__(cls, *args):
+        """The mapping that torch fills, whatever the class would be called with."""
+        return OrderedDict()
+
+
+def allow_records(names: Iterable[str]) -> None:
+    """Read objects of other classes in a checkpoint as mere records, without their code.
+
+    Args:
+        names (Iterable[str]): Of the classes, as an error has named them, such as
+            ``'omegaconf.dictconfig.DictConfig'``. They need not be installed.
+    """
+    add_safe_globals([(Record, name) for name in names])
 
 
 def guard_loader() -> None:
@@ -123,6 +142,12 @@ def _own_globals() -> list[Callable | tuple[Callable, str]]:
         ConfigDict,
         argparse.Namespace,
         (OrderedDict, 'yacs.config.CfgNode'),  # torch fills no dictionaries of other types
+        # Python 3.13 moved these.
+        *(
+            (kind, f'{module}.{kind.__name__.removeprefix("Pure")}')
+            for kind in (PurePosixPath, PureWindowsPath)
+            for module in ('pathlib', 'pathlib._local')
+        ),
         *_PICKLED_METHODS,
         (_get_method, 'builtins.getattr'),
     ]
@@ -150,13 +175,15 @@ def _explain(filename: str, error: Exception) -> str:
         error = error.__context__
     reason = re.split(r'(?<=[.!?]) ', ' '.join(str(error).split()))[0].rstrip('.')
     name = re.search(r'GLOBAL (\S+)', reason)
+    cure = 'use a file that holds only weights'
     if name is not None:
         reason = f"it calls for '{name[1]}'"
+        cure += f', make one with tools/model_converters/publish_model.py --allow {name[1]}'
     if name is not None or re.match('Trying to|Can only', reason):
         return (
             f"Refused to load checkpoint '{filename}', which would run code that it brings along "
-            f'({reason}); use a file that holds only weights, or, if you trust whoever made it, '
-            'allow what it calls for with torch.serialization.add_safe_globals.'
+            f'({reason}); {cure}, or, if you trust whoever made it, allow what it calls for with '
+            'torch.serialization.add_safe_globals.'
         )
     return (
         f"Cannot read checkpoint '{filename}' ({type(error).__name__}: {reason}); it is truncated "

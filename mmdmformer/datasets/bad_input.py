@@ -153,19 +153,23 @@ def _guard(step: Any, dataset: BaseDataset, bad_images: BadImages | None) -> Any
 
 
 class _NamingPipeline(Compose):
-    """A pipeline whose errors name the image, also those of steps that know of no file."""
+    """A pipeline whose errors name the step and the image, also those that know of no file."""
 
     def __call__(self, data: dict) -> dict | None:
         path = data.get('img_path')
-        try:
-            return super().__call__(data)
-        except BadInputError:
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f'the pipeline fails on image {path} ({_describe(error)}): leave the image out, or '
-                'correct the settings of the step.'
-            ) from error
+        for step in self.transforms:
+            try:
+                data = step(data)
+            except BadInputError:
+                raise
+            except Exception as error:
+                raise RuntimeError(
+                    f'{step!r} of the pipeline fails on image {path} ({_describe(error)}): leave '
+                    'the image out, or correct the settings of the step.'
+                ) from error
+            if data is None:  # another image takes its place
+                return None
+        return data
 
     def __repr__(self) -> str:
         return repr(Compose(self.transforms))

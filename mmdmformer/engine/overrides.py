@@ -24,6 +24,8 @@ from .errors import UsageError
 # Whose classes an option may name; others belong into a config file.
 _PACKAGES = ('mmdmformer', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg')
 _READ_BY_TOOLS = {'runner_type', 'tta_model', 'tta_pipeline'}
+_READ_BY_CONFIG = {'custom_imports', 'default_scope'}
+_ALMOST = 0.885  # the ratio of test_pipeline, a common variable, to tta_pipeline is 0.88
 _READING = re.compile(r'\b(?:self|runner)\.cfg(?:\.get\(|\.|\[)[\'"]?(\w+)')
 _NUM_NAMED = 8  # settings in a message
 
@@ -71,6 +73,29 @@ class CfgOptions(DictAction):
                     f'{value!r} names code outside of the toolboxes: put it into a config file, or '
                     'register the class and give its name alone',
                 )
+
+
+def check_names(cfg: Config, path: str | Path) -> None:
+    """Refuse a setting at the top of a config whose name is almost that of one that is read.
+
+    mmengine takes any other name for a variable of the file. A variable occurs in it twice.
+
+    Args:
+        cfg (Config): The config.
+        path (str | Path): Its file.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    names = _names_of_settings(cfg) | _READ_BY_CONFIG | {'launcher'}
+    for name in cfg:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=_ALMOST)
+        occurs = len(re.findall(rf'\b{re.escape(name)}\b', cfg.text))
+        if close and close[0] != name and occurs == 1 and name not in _read_by_hooks(cfg):
+            raise UsageError(
+                f'{name} of {path} is read by nobody, nor used in the file: did you mean '
+                f'{close[0]}?'
+            )
 
 
 def _is_foreign(name: Any) -> bool:
@@ -156,7 +181,7 @@ def _settings_that_hold(cfg: Config, key: str, names: set[str]) -> list[str]:
     parts = key.split('.')
     # Under which names the file, or one of its bases, puts the variable.
     keys = {*re.findall(rf'(\w+)\s*=[^,=\n]*\b{re.escape(parts[0])}\b', cfg.text)}
-    settings = [each for name in cfg if name in names for each in _settings(cfg[name], name)]
+    settings = [each for name in cfg if name in names for each in settings_below(cfg[name], name)]
     for length in range(1, len(parts) + 1):
         value = value_at(cfg, '.'.join(parts[:length]))
         found = [place for place, other in settings if _holds(other, value)]
@@ -166,12 +191,24 @@ def _settings_that_hold(cfg: Config, key: str, names: set[str]) -> list[str]:
     return []
 
 
-def _settings(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every setting at or below ``place``, and its value."""
+def settings_below(node: Any, place: str = '') -> Iterator[tuple[str, Any]]:
+    """Every setting at or below a part of a config.
+
+    Args:
+        node (Any): The part.
+        place (str): Its dotted place. Defaults to ``''``, the whole config.
+
+    Yields:
+        tuple[str, Any]: A dotted place, and the value there.
+
+    Examples:
+        >>> list(settings_below(dict(lr=1), 'optimizer'))
+        [('optimizer', {'lr': 1}), ('optimizer.lr', 1)]
+    """
     yield place, node
     children = node.items() if isinstance(node, dict) else ()
     for name, child in enumerate(node) if isinstance(node, (list, tuple)) else children:
-        yield from _settings(child, f'{place}.{name}')
+        yield from settings_below(child, f'{place}.{name}' if place else f'{name}')
 
 
 def _holds(setting: Any, value: Any) -> bool:

@@ -14,26 +14,31 @@ import errno
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..compat import prepare, require_toolbox
-from ..compat.checkpoint import CheckpointError
+from ..compat.checkpoint import CheckpointError, allow_records
+from ..compat.environment import TOOLBOXES
 from ..datasets.bad_input import BadInputError
+from ..registry import did_you_mean
+from .config_errors import ConfigFault
 from .cpu_distributed import distribute_on_cpu
 from .errors import UsageError
 from .hooks.non_finite import NonFiniteError
 from .hooks.signals import EXIT_CODE, Interrupted
 from .model import toolbox_of
-from .overrides import CfgOptions, merge_options, value_at
+from .overrides import CfgOptions, check_names, merge_options, value_at
 
 PICTURES = ('.png', '.jpg', '.pdf')
 _HOOKS_OF_MMENGINE = (
@@ -47,29 +52,40 @@ def one_sentence_errors() -> Iterator[None]:
     """Print what ends a run as one line on stderr.
 
     A mistake of the user's, a full disk and losses that are not finite exit with code 2, a
-    scheduler's signal with code 75, after which the run can be started again.
+    scheduler's signal with code 75, after which the run can be started again. An error of what a
+    config was building ends in the setting that it comes from.
     """
     try:
         yield
         return
-    except (UsageError, CheckpointError, BadInputError, NonFiniteError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        where = f' for {error.filename}' if error.filename else ''
-        print(
-            f'error: there is no room on the disk{where} ({error.strerror}): make room and start '
-            'again with --resume; the checkpoints written before are unharmed.',
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
     except Interrupted:
         pass
+    except Exception as error:
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        print(f'error: {sentence}', file=sys.stderr)
+        raise SystemExit(2) from None
     # Outside of the except clause, as its error holds on to the runner.
     leave_distributed()
     raise SystemExit(EXIT_CODE)
+
+
+def _explain(error: Exception) -> str | None:
+    """What ends a run, in one sentence; None where only a traceback says it."""
+    if isinstance(error, (UsageError, CheckpointError, BadInputError, NonFiniteError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        where = f' for {error.filename}' if error.filename else ''
+        return (
+            f'there is no room on the disk{where} ({error.strerror}): make room and start again '
+            'with --resume; the checkpoints written before are unharmed.'
+        )
+    fault = ConfigFault(error)
+    sentence = fault.explain()
+    if sentence is not None and not fault.is_certain:
+        traceback.print_exc()
+    return sentence
 
 
 def positive(text: str) -> int:
@@ -136,6 +152,29 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def parse_allowing(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line of a tool that reads checkpoints of others.
+
+    Args:
+        parser (argparse.ArgumentParser): It is given ``--allow``, whose classes are then read as
+            records.
+
+    Returns:
+        argparse.Namespace: What was typed.
+    """
+    parser.add_argument(
+        '--allow',
+        nargs='+',
+        default=(),
+        metavar='TYPE',
+        help='classes whose objects the checkpoint may hold beside weights; none of their code '
+        'runs, and nothing of them is kept',
+    )
+    args = parser.parse_args()
+    allow_records(args.allow)
+    return args
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the command line names and apply the common arguments.
 
@@ -200,12 +239,25 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
     scope = options.get('default_scope', cfg.get('default_scope'))
     if not isinstance(scope, str | None):
         raise UsageError(f'default_scope of {path} must name a toolbox, not be {scope!r}.')
+    _require_scope(scope, path)
     try:
         require_toolbox(scope)
     except ImportError as error:
         raise UsageError(error) from error
     merge_options(cfg, options, path)
+    check_names(cfg, path)
     return cfg
+
+
+def _require_scope(scope: str | None, path: Path) -> None:
+    """Raise unless a scope is a toolbox, or what a config's imports have registered."""
+    if scope in {None, 'mmengine', *TOOLBOXES, *MODELS.children}:
+        return
+    if scope.isidentifier() and find_spec(scope) is not None:
+        return
+    raise UsageError(
+        f'default_scope={scope!r} of {path} is no toolbox: {did_you_mean(scope, TOOLBOXES)}'
+    )
 
 
 def _read_config(path: Path) -> Config:

@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 from collections.abc import Collection, Mapping, Sequence
 
+from ..registry import did_you_mean
+
 
 def parse_arch(
     arch: str | int | dict, zoo: Mapping[str, dict], keys: Collection[str] | None = None
@@ -27,8 +29,8 @@ def parse_arch(
     if not isinstance(arch, Mapping):
         name = str(arch).lower()
         if name not in zoo:
-            choice = f'choose one of {", ".join(zoo)}, or give a dict.' if zoo else 'give a dict.'
-            raise ValueError(f'arch={arch!r} is unknown: {choice}')
+            choice = did_you_mean(name, zoo).replace('.', ', or give a dict.')
+            raise ValueError(f'arch={arch!r} is unknown: {choice if zoo else "give a dict."}')
         return zoo[name]
     keys = keys or next(iter(zoo.values())).keys()
     if set(arch) != set(keys):

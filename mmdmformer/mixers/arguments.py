@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+from ..registry import did_you_mean
+
 
 def count_heads(channels: int, head_dim: int) -> int:
     """Divide channels among heads of a given width.
@@ -57,7 +59,7 @@ def check_positive(name: str, value: int) -> None:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError if a word is none of those that are known."""
     if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown: choose one of {_list(choices)}.')
+        raise ValueError(f'{name}={value!r} is unknown: {did_you_mean(value, choices)}')
 
 
 def _divisors(number: int) -> list[int]:

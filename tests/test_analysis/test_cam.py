@@ -26,7 +26,7 @@ from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.runtime import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
-TOOL = REPOSITORY / 'tools/visualization/cam.py'
+TOOL = REPOSITORY / 'tools/visualization/vis_cam.py'
 MINI = REPOSITORY / 'configs/mini'
 CLASSIFIER = MINI / 'dmformer-nano_mini-imagenet.py'
 RETINANET = MINI / 'retinanet_dmformer-nano_fpn_mini-coco.py'

@@ -10,7 +10,7 @@ from mmengine.visualization import LocalVisBackend
 from mmdmformer.analysis.curves import plot, read_run, smooth
 from mmdmformer.engine.runtime import UsageError
 
-TOOL = Path(__file__).parents[2] / 'tools/analysis/curves.py'
+TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/analyze_logs.py'
 
 
 def write(folder, start, rows):

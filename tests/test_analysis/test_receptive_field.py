@@ -18,7 +18,7 @@ from mmdmformer.engine.runtime import UsageError
 from mmdmformer.layers import LayerNorm2d
 
 REPOSITORY = Path(__file__).parents[2]
-TOOL = REPOSITORY / 'tools/analysis/erf.py'
+TOOL = REPOSITORY / 'tools/visualization/vis_erf.py'
 CLASSIFIER = REPOSITORY / 'configs/mini/dmformer-nano_mini-imagenet.py'
 
 

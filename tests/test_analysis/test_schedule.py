@@ -25,7 +25,7 @@ from small_settings import settings, small_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / 'configs'
-TOOL = REPOSITORY / 'tools/analysis/schedule.py'
+TOOL = REPOSITORY / 'tools/visualization/vis_scheduler.py'
 CLASSIFIER = 'dmformer-s_8xb128_in1k'
 RETINANET = 'retinanet_dmformer-s_fpn_8xb2-1x_coco'
 SEMANTIC_FPN = 'dmformer-s_sem-fpn_8xb2-40k_ade20k-512x512'

@@ -87,7 +87,9 @@ def test_grad_cam_of_swin_resnet_and_dmformer_side_by_side(python, tmp_path):
     pairs = [word for config in configs for word in (config, 'none')]
     titles = ('Swin-T', 'ResNet-50', 'DMFormer-S')
     options = ('--titles', *titles, '--out', 'cam.png')
-    run = python(ROOT / 'tools/visualization/cam.py', 'image.png', *pairs, *options, cwd=tmp_path)
+    run = python(
+        ROOT / 'tools/visualization/vis_cam.py', 'image.png', *pairs, *options, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     lines = [line for line in run.stdout.splitlines() if ': gradcam of' in line]
     assert [line.partition(':')[0] for line in lines] == list(titles)

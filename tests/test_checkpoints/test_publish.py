@@ -156,10 +156,33 @@ def test_damaged_and_missing_files(published, tmp_path):
 
 
 def test_tool(run, python, tmp_path):
-    tool = ROOT / 'tools/model_converters/publish.py'
+    tool = ROOT / 'tools/model_converters/publish_model.py'
     result = python(tool, run[0], 'nano.pth', '--ema', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob('nano-*.pth'))) == len(list(tmp_path.glob('nano-*.safe*'))) == 1
     result = python(tool, run[0], 'nano.pth', cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith(f'error: {run[0]}: the checkpoint has plain and averaged')
+
+
+class Settings(dict):
+    """Of a training script, which is not here when its checkpoint is read."""
+
+    def __setstate__(self, state):
+        raise AssertionError('this is the code that must not run')
+
+
+def test_tool_reads_allowed_classes_as_records(python, tmp_path):
+    settings = Settings(lr=1)
+    settings.frozen = True
+    torch.save(dict(state_dict=dict(w=torch.ones(2)), args=settings), tmp_path / 'run.pth')
+    tool = ROOT / 'tools/model_converters/publish_model.py'
+    result = python(tool, 'run.pth', 'w.pth', cwd=tmp_path)
+    assert result.returncode == 2
+    name = f'{__name__}.Settings'
+    assert f"(it calls for '{name}')" in result.stderr
+    assert f'publish_model.py --allow {name}, or' in result.stderr
+    result = python(tool, 'run.pth', 'w.pth', '--allow', name, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (published,) = tmp_path.glob('w-*.pth')
+    assert torch.load(published)['state_dict']['w'].tolist() == [1, 1]

@@ -146,9 +146,11 @@ def test_converted_weights_give_the_authors_output():
     }
 
 
-def test_a_file_becomes_a_pretrained_backbone(tmp_path):
+@pytest.mark.parametrize('prefix', ['', 'module.', 'model.', 'module.model.'])
+def test_a_file_becomes_a_pretrained_backbone(prefix, tmp_path):
     weights = authors_weights()
-    torch.save(dict(model=weights, epoch=299), tmp_path / 'theirs.pth')
+    wrapped = {f'{prefix}{name}': value for name, value in weights.items()}
+    torch.save(dict(model=wrapped, epoch=299), tmp_path / 'theirs.pth')
     written = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', from_authors)
     checkpoint = str(tmp_path / 'ours.pth')
     model = SwinACmix('nano', init_cfg=dict(type='Pretrained', checkpoint=checkpoint))

@@ -12,6 +12,7 @@ import pickle
 import sys
 import threading
 import types
+from pathlib import Path
 
 import mmengine.runner
 import numpy as np
@@ -196,7 +197,9 @@ def test_settings_of_other_training_codes(zipped, yacs_node, tmp_path, monkeypat
     node.__dict__['__immutable__'] = True
     content = dict(
         state_dict=dict(weight=torch.ones(1, 3)),
-        args=argparse.Namespace(model='swin', opt_betas=None, mean=(0.5, 0.5)),  # timm's
+        args=argparse.Namespace(
+            model='swin', opt_betas=None, mean=(0.5, 0.5), out=Path('runs')
+        ),  # timm's
         config=node,  # Swin's, and the ACmix authors'
     )
     file = tmp_path / 'trained.pth'
@@ -219,7 +222,8 @@ def test_code_is_refused(malicious, tmp_path, way):
     assert not marker.exists()
     assert str(error.value) == (
         f"Refused to load checkpoint '{file}', which would run code that it brings along (it "
-        "calls for 'posix.mkdir'); use a file that holds only weights, or, if you trust whoever "
+        "calls for 'posix.mkdir'); use a file that holds only weights, make one with "
+        'tools/model_converters/publish_model.py --allow posix.mkdir, or, if you trust whoever '
         'made it, allow what it calls for with torch.serialization.add_safe_globals.'
     )
 

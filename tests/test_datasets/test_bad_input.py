@@ -192,7 +192,8 @@ def test_error_of_the_pipeline_itself_is_no_bad_input(data):
     with pytest.raises(Exception) as broken:
         next(iter(loaded))
     assert not isinstance(broken.value, BadInputError)
-    assert str(broken.value).startswith(f'the pipeline fails on image {data}/imagenet/train/')
+    step = f'{loaded.dataset.pipeline.transforms[1]!r} of the pipeline'
+    assert str(broken.value).startswith(f'{step} fails on image {data}/imagenet/train/')
 
 
 def test_wrapped_data_sets_are_guarded(data):

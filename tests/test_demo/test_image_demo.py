@@ -157,6 +157,15 @@ def test_inputs_are_found(images):
         find_images('nowhere/*.png')
 
 
+def test_images_in_linked_folders_are_found_once(images, tmp_path):
+    (tmp_path / 'linked').symlink_to(images)
+    (tmp_path / 'around').symlink_to(tmp_path)
+    names = [str(name) for _, name in find_images(str(tmp_path))]
+    assert names == [
+        f'linked/{n}' for n in ('<script>alert(1)</script>.png', 'a.jpg', 'broken.jpg')
+    ]
+
+
 def test_demo_names_what_it_skips(python, checkpoints, images, tmp_path):
     result = python(
         DEMO, images, CONFIGS['classification'], checkpoints['classification'],

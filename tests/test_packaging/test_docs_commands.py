@@ -122,10 +122,10 @@ RUN_BY = {
         ],
         TUTORIAL,
     ),
-    'tools/model_converters/to_deploy.py': f'{TRAIN_TEST}::'
+    'tools/model_converters/reparameterize_model.py': f'{TRAIN_TEST}::'
     'test_folded_checkpoint_gives_the_same_predictions',
-    'tools/model_converters/publish.py': PUBLISH,
-    'tools/model_converters/publish.py --ema': PUBLISH,
+    'tools/model_converters/publish_model.py': PUBLISH,
+    'tools/model_converters/publish_model.py --ema': PUBLISH,
     'tools/model_converters/timm_names.py': 'test_apis/test_timm.py::test_tool',
     'tools/deploy/export_torch.py': f'{EXPORT}::test_tools',
     'tools/deploy/export_onnx.py': f'{EXPORT}::test_tools',
@@ -134,10 +134,14 @@ RUN_BY = {
     'tools/deploy/export_onnx.py --backbone': f'{EXPORT}::test_onnx',
     'tools/deploy/export_onnx.py --raw': f'{EXPORT}::test_onnx',
     'tools/model_converters/swin_acmix.py': f'{HERE}::test_checkpoint_of_the_authors',
-    'tools/analysis/schedule.py': 'test_analysis/test_schedule.py::'
+    **dict.fromkeys(
+        ['tools/misc/print_config.py', 'tools/analysis_tools/get_flops.py'],
+        'test_tools/test_pure_python_config.py::test_tool',
+    ),
+    'tools/visualization/vis_scheduler.py': 'test_analysis/test_schedule.py::'
     'test_training_uses_the_rates_that_are_shown',
-    'tools/analysis/schedule.py --gpus': f'{HERE}::test_schedule_of_other_gpus',
-    'tools/analysis/schedule.py --auto-scale-lr': f'{HERE}::test_schedule_of_other_gpus',
+    'tools/visualization/vis_scheduler.py --gpus': f'{HERE}::test_schedule_of_other_gpus',
+    'tools/visualization/vis_scheduler.py --auto-scale-lr': f'{HERE}::test_schedule_of_other_gpus',
     'benchmarks/paper_table.py': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
     'benchmarks/paper_table.py --check': 'test_benchmarks/test_paper_table.py::'
@@ -189,17 +193,17 @@ RUN_BY = {
         [f'benchmarks/train_miniature.py --{name}' for name in ('minutes', 'report', 'tasks')],
         f'{HERE}::test_part_of_the_miniature_study',
     ),
-    'tools/analysis/curves.py': CURVES,
-    'tools/analysis/curves.py --keys': CURVES,
-    'tools/analysis/curves.py --smooth': CURVES,
-    'tools/analysis/erf.py': 'test_analysis/test_receptive_field.py::test_tool',
-    'tools/visualization/cam.py': CAM,
-    'tools/visualization/cam.py --titles': CAM,
+    'tools/analysis_tools/analyze_logs.py': CURVES,
+    'tools/analysis_tools/analyze_logs.py --keys': CURVES,
+    'tools/analysis_tools/analyze_logs.py --smooth': CURVES,
+    'tools/visualization/vis_erf.py': 'test_analysis/test_receptive_field.py::test_tool',
+    'tools/visualization/vis_cam.py': CAM,
+    'tools/visualization/vis_cam.py --titles': CAM,
     'benchmarks/cpu.sh': f'{HERE}::test_operator_benchmark',
-    'tools/benchmark.py': BENCHMARK,
+    'tools/analysis_tools/benchmark.py': BENCHMARK,
     **dict.fromkeys(
         [
-            f'tools/benchmark.py --{name}'
+            f'tools/analysis_tools/benchmark.py --{name}'
             for name in ('out', 'baseline', 'cases', 'models', 'repetitions')
         ],
         BENCHMARK,
@@ -350,7 +354,7 @@ def test_checkpoint_of_the_authors(python, first_run, tmp_path):
 
 
 def test_schedule_of_other_gpus(python, tmp_path):
-    show = 'python tools/analysis/schedule.py configs/dmformer/dmformer-s_8xb128_in1k.py'
+    show = 'python tools/visualization/vis_scheduler.py configs/dmformer/dmformer-s_8xb128_in1k.py'
     options = ['--cfg-options', 'train_cfg.max_epochs=10', 'param_scheduler.0.end=1']
     log = run(python, show, '--gpus', '4', '--auto-scale-lr', *options, cwd=tmp_path)
     assert '0.0005' in log  # half of 1e-3
@@ -384,8 +388,8 @@ def test_part_of_the_miniature_study(python, tmp_path):
 
 def test_benchmark(python, tmp_path):
     measure = (
-        "python tools/benchmark.py --out out --baseline 'DMFormer-S folded' --repetitions 1 "
-        "--cases inference:1x32x32 --models DMFormer-S 'DMFormer-S folded'"
+        "python tools/analysis_tools/benchmark.py --out out --baseline 'DMFormer-S folded' "
+        "--repetitions 1 --cases inference:1x32x32 --models DMFormer-S 'DMFormer-S folded'"
     )
     run(python, measure, '--threads', '1', cwd=tmp_path)
     table = (tmp_path / 'out/table.md').read_text()

@@ -163,8 +163,22 @@ def test_tta_averages_the_scores_of_an_image_and_its_mirror(trained, python, min
     assert 'accuracy/top1' in metrics(tmp_path / 'work')
 
 
+def test_tta_reaches_the_data_sets_in_wrappers(trained, python, tmp_path):
+    cfg = Config.fromfile(trained / CLASSIFIER.name)
+    plain = cfg.test_dataloader.dataset
+    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.0, dataset=plain)
+    repeated = dict(type='RepeatDataset', times=2, dataset=plain)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[balanced, repeated])
+    cfg.dump(tmp_path / 'wrapped.py')
+    options = ['--tta', '--out', 'out.pkl', '--work-dir', 'work']
+    run_ok(python, TEST, 'wrapped.py', trained / 'epoch_2.pth', *options, cwd=tmp_path)
+    scores = np.stack([p['pred_score'].numpy() for p in load(tmp_path / 'out.pkl')])
+    plain, mirrored, _ = scores_by_hand(trained / 'epoch_2.pth')
+    np.testing.assert_allclose(scores, np.tile((plain + mirrored) / 2, (3, 1)), atol=1e-5)
+
+
 def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data, tmp_path):
-    convert = REPOSITORY / 'tools/model_converters/to_deploy.py'
+    convert = REPOSITORY / 'tools/model_converters/reparameterize_model.py'
     run_ok(python, convert, CLASSIFIER, trained / 'epoch_2.pth', 'folded.pth', cwd=tmp_path)
     options = [*classifier_options(mini_data), 'model.backbone.deploy=True']
     run_ok(

@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', help='checkpoint of mmpretrain, or of timm')
     parser.add_argument('out', help='file to write, .pth or .safetensors')
-    return parser.parse_args()
+    return runtime.parse_allowing(parser)
 
 
 def main() -> None:

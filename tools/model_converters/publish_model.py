@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help='take the averaged weights, or the plain ones; needed where there are both',
     )
-    return parser.parse_args()
+    return runtime.parse_allowing(parser)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', help='file to write, .pth or .safetensors')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={})
-    return parser.parse_args()
+    return runtime.parse_allowing(parser)
 
 
 def main() -> None:
