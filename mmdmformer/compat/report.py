@@ -54,7 +54,7 @@ def operators() -> tuple[str, bool]:
         return f"mmcv's own, compiled (CUDA {cuda})", True
     reason = _why_not_compiled()
     if environment.load_torchvision_operators():
-        return f"torchvision's nms and roi_align through the bridge, as {reason}", True
+        return f'served by torchvision and torch, as {reason}', True
     return f'broken: {reason}, and torchvision, which would serve instead, is not installed', False
 
 
