@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,26 @@ def _require_operators(cfg: Config) -> None:
             f'mmdet needs the operators of mmcv.ops, which are {words}: install the torchvision '
             f'that fits torch {torch.__version__}.'
         )
+    for name, called in _called_by(cfg):
+        if missing := report.missing_operators(called):
+            raise runtime.UsageError(
+                f"{name}, which the config's model names, calls mmcv's "
+                f'{" and ".join(sorted(missing))}, which neither torchvision nor torch serves: '
+                f'{report.cure()}.'
+            )
+
+
+def _called_by(cfg: Config) -> Iterator[tuple[str, Callable]]:
+    """The classes and functions of mmcv.ops that a model's config names."""
+    registry = import_module(f'{toolbox_of(cfg) or "mmengine"}.registry')
+    operators = import_module('mmcv.ops')
+    places = registry.MODELS.get, registry.TASK_UTILS.get, vars(operators).get
+    for found in _dicts(cfg.get('model')):
+        kind = found.get('type')
+        if isinstance(kind, str):
+            kind = next(filter(None, (find(kind) for find in places)), None)
+        if kind is not None:
+            yield type_name(found['type']), kind
 
 
 def _require_checkpoints(cfg: Config) -> None:

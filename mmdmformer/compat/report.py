@@ -1,13 +1,20 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What is installed, in words."""
 
+import dis
+import inspect
 import sys
+import types
+from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 import torch
 
 from . import environment, mmcv_ops
+from .operators.common import cure
+
+__all__ = ['cure', 'installed_versions', 'missing_operators', 'operators', 'stack']
 
 # By import name, what pip may call it.
 DISTRIBUTIONS = {
@@ -54,8 +61,60 @@ def operators() -> tuple[str, bool]:
         return f"mmcv's own, compiled (CUDA {cuda})", True
     reason = _why_not_compiled()
     if environment.load_torchvision_operators():
-        return f"torchvision's nms and roi_align through the bridge, as {reason}", True
+        return f'served by torchvision and torch, as {reason}', True
     return f'broken: {reason}, and torchvision, which would serve instead, is not installed', False
+
+
+def missing_operators(called: Callable) -> set[str]:
+    """Which operators of mmcv a class or function may call that nothing here serves.
+
+    Args:
+        called (Callable): A class or a function. What it names of ``mmcv.ops`` is read as well.
+
+    Returns:
+        set[str]: Their names; empty where mmcv's own operators work.
+
+    Examples:
+        >>> from mmcv.ops import roi_align
+        >>> missing_operators(roi_align)
+        set()
+    """
+    extension = sys.modules[mmcv_ops.EXT_NAME]
+    if not isinstance(extension, mmcv_ops._Bridge):
+        return set()
+    missing, seen, waiting = set(), set(), [called]
+    while waiting:
+        called = waiting.pop()
+        called = getattr(called, '__self__', called)  # the class of an autograd function's apply
+        if called in seen:
+            continue
+        seen.add(called)
+        for value, attribute in _names_in(called):
+            if value is extension and attribute not in mmcv_ops.OPERATORS:
+                missing.add(attribute)
+            elif callable(value):
+                owner = getattr(value, '__self__', value)
+                if getattr(owner, '__module__', '').startswith('mmcv.ops.'):
+                    waiting.append(value)
+    return missing
+
+
+def _names_in(called: Callable) -> Iterator[tuple[object, str]]:
+    """The globals that the code of a class or function names, and what follows each."""
+    members = [called]
+    if inspect.isclass(called):
+        members = [member for base in called.__mro__ for member in vars(base).values()]
+    for member in members:
+        function = inspect.unwrap(getattr(member, '__func__', member))
+        if not inspect.isfunction(function):
+            continue
+        codes = [function.__code__]
+        for code in codes:
+            codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+            instructions = list(dis.get_instructions(code))
+            for name, after in zip(instructions, instructions[1:], strict=False):
+                if name.opname == 'LOAD_GLOBAL':
+                    yield function.__globals__.get(name.argval), after.argval
 
 
 def _why_not_compiled() -> str:

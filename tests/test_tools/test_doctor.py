@@ -285,7 +285,7 @@ def test_operators_of_the_bridge(here, monkeypatch):
     import mmcv
 
     words, work = report.operators()
-    assert work and words.endswith('through the bridge, as mmcv has no compiled operators')
+    assert work and words == 'served by torchvision and torch, as mmcv has no compiled operators'
 
     monkeypatch.setattr(mmcv, '__path__', [str(here)])
     monkeypatch.setattr(sys, 'dont_write_bytecode', True)
@@ -376,3 +376,35 @@ def test_tool_says_what_is_wrong_with_the_environment(tmp_path):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith('error: mmdmformer needs torch, which is not installed')
+
+
+@pytest.mark.skipif(
+    not isinstance(sys.modules[mmcv_ops.EXT_NAME], mmcv_ops._Bridge), reason='mmcv is compiled'
+)
+def test_an_operator_that_is_not_served_is_named_before_training(here):
+    options = ['--cfg-options', 'model.roi_head.bbox_roi_extractor.roi_layer.type=RoIPool']
+    obstacle = examine(str(DETECTOR), options, layouts=LAYOUTS_HERE, quiet=True).obstacle
+    assert obstacle.startswith(
+        "RoIPool, which the config's model names, calls mmcv's roi_pool_backward and "
+        'roi_pool_forward, which neither torchvision nor torch serves: build them for this torch '
+    )
+    options = ['--cfg-options', 'model.test_cfg.rcnn.nms.type=nms_quadri']
+    obstacle = examine(str(DETECTOR), options, layouts=LAYOUTS_HERE, quiet=True).obstacle
+    assert obstacle.startswith("nms_quadri, which the config's model names, calls mmcv's nms_quadr")
+
+
+@pytest.mark.skipif(
+    not isinstance(sys.modules[mmcv_ops.EXT_NAME], mmcv_ops._Bridge), reason='mmcv is compiled'
+)
+def test_operators_are_found_through_what_calls_them():
+    import mmcv.ops
+    from mmdet.registry import MODELS, TASK_UTILS
+
+    class Pool(mmcv.ops.RoIPool):
+        pass
+
+    assert report.missing_operators(Pool) == {'roi_pool_forward', 'roi_pool_backward'}
+    for served in (mmcv.ops.soft_nms, mmcv.ops.DeformConv2dPack, mmcv.ops.batched_nms):
+        assert report.missing_operators(served) == set()
+    for kind in [*MODELS.module_dict.values(), *TASK_UTILS.module_dict.values()]:
+        assert report.missing_operators(kind) == set(), kind  # all of mmdet is served
