@@ -17,7 +17,7 @@ network() {  # network FOLDER OPTION...: networks beside each other
 operator() {
     "$python" benchmarks/benchmark_operator.py --channels-last --out $out/operator/inference-channels-last.md
     "$python" benchmarks/benchmark_operator.py --out $out/operator/inference.md
-    "$python" benchmarks/benchmark_operator.py --channels-last --backward --batches 1 4 --repetitions 5 \
+    "$python" benchmarks/benchmark_operator.py --channels-last --passes both --batches 1 4 --repetitions 5 \
         --out $out/operator/training-channels-last.md
     "$python" benchmarks/benchmark_operator.py --alternatives --batches 1 4 --repetitions 5 \
         --out $out/operator/alternatives.md

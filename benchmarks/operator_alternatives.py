@@ -13,7 +13,7 @@ from mmdmformer.analysis.benchmark import interleave
 from mmdmformer.ops import multi_dilated_dwconv
 from mmdmformer.ops.cpu_dwconv import conv_with_split_padding, split_phases, sum_fused
 from mmdmformer.ops.fused_conv import convolve
-from operator_benchmark import DILATIONS, STAGES, make_inputs
+from operator_benchmark import CHANNELS, DILATIONS, make_inputs
 
 
 def in_separate_passes(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -90,10 +90,9 @@ def measure(batch: int, repetitions: int) -> dict[str, list[float]]:
         together, of each repetition.
     """
     seconds = {name: [0.0] * repetitions for name in WAYS}
-    for channels, side in STAGES:
-        inputs = make_inputs(
-            batch, channels, side, 'cpu', torch.float32, torch.channels_last, False
-        )
+    for stage, channels in enumerate(CHANNELS):
+        shape = (batch, channels, 56 >> stage, 56 >> stage)
+        inputs = make_inputs(shape, 'cpu', torch.float32, torch.channels_last, False)
         runs = [partial(way, *inputs) for way in WAYS.values()]
         for name, times in zip(WAYS, interleave(runs, repetitions, 'cpu'), strict=True):
             seconds[name] = [a + b for a, b in zip(seconds[name], times, strict=True)]

@@ -12,8 +12,9 @@ from torch import Tensor
 from mmdmformer.analysis.benchmark import interleave
 from mmdmformer.ops import dwconv_backend, multi_dilated_dwconv
 
-# Expanded channels and side of the maps of DMFormer-S at 224x224 pixels, stage by stage.
-STAGES = ((256, 56), (512, 28), (1280, 14), (2048, 7))
+CHANNELS = (256, 512, 1280, 2048)  # of DMFormer-S, expanded, stage by stage
+# What is timed: how many times a forward pass's products, and how many maps are read or written
+PASSES = dict(forward=(1, 2), backward=(2, 3), both=(3, 5))
 KERNEL_SIZES, DILATIONS = (3, 5, 7), (1, 2, 3)
 
 
@@ -26,9 +27,9 @@ class Row:
         torch_seconds (list[float]): Three torch convolutions and their sum,
             every repetition.
         our_seconds (list[float]): The operator.
-        multiply_adds (int): Of a forward pass, without products with the
+        multiply_adds (int): Of what was timed, without products with the
             padding.
-        bytes_moved (int): Size of input and output.
+        bytes_moved (int): Size of the maps that are read or written.
     """
 
     name: str
@@ -45,20 +46,21 @@ class Row:
 
 def measure_operator(
     batch: int,
-    backward: bool = False,
+    passes: str = 'forward',
     device: str = 'cpu',
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
     backend: str = 'auto',
     repetitions: int = 7,
-    stages: Sequence[tuple[int, int]] = STAGES,
+    size: tuple[int, int] = (224, 224),
+    channels: Sequence[int] = CHANNELS,
 ) -> list[Row]:
-    """Time the operator and three torch convolutions in turn, at the four stages.
+    """Time the operator and three torch convolutions in turn, at the stages of a network.
 
     Args:
         batch (int): Images.
-        backward (bool): Whether to time forward and backward passes together.
-            Defaults to False.
+        passes (str): ``'forward'``, ``'backward'``, or ``'both'`` together.
+            Defaults to 'forward'.
         device (str): Such as ``'cpu'`` or ``'cuda'``. Defaults to 'cpu'.
         dtype (torch.dtype): Type of input and parameters.
             Defaults to float32.
@@ -66,28 +68,29 @@ def measure_operator(
         backend (str): Of :func:`~mmdmformer.ops.dwconv_backend`.
             Defaults to 'auto'.
         repetitions (int): How often each is measured. Defaults to 7.
-        stages (Sequence[tuple[int, int]]): Channels and side of the maps.
-            Defaults to those of DMFormer-S.
+        size (tuple[int, int]): Height and width of the images; the maps have a
+            4th, an 8th, and so on. Defaults to (224, 224).
+        channels (Sequence[int]): Channels of each stage's maps. Defaults to
+            those of DMFormer-S.
 
     Returns:
         list[Row]: One for each stage.
     """
     rows = []
-    for channels, side in stages:
-        inputs = make_inputs(batch, channels, side, device, dtype, memory_format, backward)
-        runs = [_make_run(inputs, name, backward) for name in ('reference', backend)]
+    products, maps = PASSES[passes]
+    for stage, width in enumerate(channels):
+        shape = (batch, width, *(-(-side // (4 * 2**stage)) for side in size))
+        inputs = make_inputs(shape, device, dtype, memory_format, passes != 'forward')
+        runs = [_make_run(inputs, name, passes) for name in ('reference', backend)]
         theirs, ours = interleave(runs, repetitions, device)
-        shape = (batch, channels, side, side)
-        bytes_moved = 2 * inputs[0].nbytes
         name = ' x '.join(map(str, shape))
-        rows.append(Row(name, theirs, ours, count_multiply_adds(shape), bytes_moved))
+        multiply_adds = products * count_multiply_adds(shape)
+        rows.append(Row(name, theirs, ours, multiply_adds, maps * inputs[0].nbytes))
     return rows
 
 
 def make_inputs(
-    batch: int,
-    channels: int,
-    side: int,
+    shape: tuple[int, int, int, int],
     device: str,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
@@ -96,9 +99,7 @@ def make_inputs(
     """Make maps, kernels and biases of random numbers.
 
     Args:
-        batch (int): Images.
-        channels (int): Channels of the maps.
-        side (int): Their height and width.
+        shape (tuple[int]): B, C, H, W of the maps.
         device (str): Such as ``'cpu'``.
         dtype (torch.dtype): Type of the numbers.
         memory_format (torch.memory_format): Of the maps.
@@ -107,7 +108,8 @@ def make_inputs(
     Returns:
         tuple: Input, and a kernel and a bias for each branch.
     """
-    x = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
+    channels = shape[1]
+    x = torch.randn(shape, device=device, dtype=dtype)
     x = x.contiguous(memory_format=memory_format).requires_grad_(requires_grad)
     weights = [
         torch.randn(channels, 1, k, k, device=device, dtype=dtype, requires_grad=requires_grad)
@@ -120,7 +122,7 @@ def make_inputs(
     return x, weights, biases
 
 
-def _make_run(inputs, backend: str, backward: bool) -> Callable[[], object]:
+def _make_run(inputs, backend: str, passes: str) -> Callable[[], object]:
     x, weights, biases = inputs
     grad = torch.randn_like(x)
 
@@ -135,7 +137,10 @@ def _make_run(inputs, backend: str, backward: bool) -> Callable[[], object]:
         with torch.no_grad():
             forward()
 
-    return forward_and_backward if backward else infer
+    if passes != 'backward':
+        return infer if passes == 'forward' else forward_and_backward
+    out = forward()
+    return lambda: torch.autograd.grad(out, [x, *weights, *biases], grad, retain_graph=True)
 
 
 def count_multiply_adds(shape: tuple[int, int, int, int]) -> int:
@@ -189,28 +194,25 @@ def measure_limits(device: str = 'cpu', dtype: torch.dtype = torch.float32) -> t
     return multiply_adds / min(dense), 2 * large.nbytes / min(copy)
 
 
-def make_table(rows: list[Row], limits: tuple[float, float], backward: bool) -> str:
+def make_table(rows: list[Row], limits: tuple[float, float]) -> str:
     """Make a Markdown table, with the sum over the stages in the last row.
 
     Args:
         rows (list[Row]): The measurements of one batch.
         limits (tuple[float, float]): As :func:`measure_limits` gives them.
-        backward (bool): Whether backward passes are in them.
 
     Returns:
         str: The table.
     """
     header = ['B x C x H x W', 'three convolutions, ms', 'ours, ms', 'times faster']
-    if not backward:
-        header += ['GMAC/s', 'of the dense rate', 'GB/s', 'of the copy rate']
+    header += ['GMAC/s', 'of the dense rate', 'GB/s', 'of the copy rate']
     lines = [header, ['---', *['---:'] * (len(header) - 1)]]
     for row in [*rows, _sum(rows)]:
         cells = [row.name, _spread(row.torch_seconds), _spread(row.our_seconds)]
         cells.append(f'{row.ratio:.1f}')
-        if not backward:
-            for amount, limit in zip((row.multiply_adds, row.bytes_moved), limits, strict=True):
-                rate = amount / median(row.our_seconds)
-                cells += [f'{rate / 1e9:.1f}', f'{rate / limit:.0%}']
+        for amount, limit in zip((row.multiply_adds, row.bytes_moved), limits, strict=True):
+            rate = amount / median(row.our_seconds)
+            cells += [f'{rate / 1e9:.1f}', f'{rate / limit:.0%}']
         lines.append(cells)
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
 

@@ -40,7 +40,7 @@ BACKBONES = {
     'PoolFormer-S36': dict(type='mmpretrain.PoolFormer', arch='s36'),
     'ResNet-50': dict(type='mmpretrain.ResNet', depth=50),
 }
-# What the end of a name says:
+# What a name says; COMPILED and BF16 may follow any other:
 FOLDED = ' folded'  # the norms are folded; such a network cannot train
 COMPILED = ' compiled'  # by torch.compile, which needs a C++ compiler for CPUs
 BF16 = ' bf16'  # under autocast to bfloat16
@@ -164,7 +164,7 @@ def measure(
         model.train(case.mode == 'training')
         shape = (case.batch, input_channels(model), case.height, case.width)
         images = torch.rand(shape, device=device).to(memory_format=layout)
-        if result.name.endswith(COMPILED):
+        if COMPILED in result.name:
             model.compile()
         passes.append(_in_variant(result.name, _make_pass(model, images, case.mode), device))
         passes[-1]()  # compiles, and fills caches
@@ -212,9 +212,14 @@ def interleave(
 
 def _settings(name: str) -> dict:
     if not name.endswith('.py'):
-        return BACKBONES[name]
+        return BACKBONES.get(name) or BACKBONES[name.replace(COMPILED, '').replace(BF16, '')]
     backbone = Config.fromfile(name).model.backbone.to_dict()
     return {key: value for key, value in backbone.items() if key != 'init_cfg'}
+
+
+def is_known(name: str) -> bool:
+    """Say whether a name is a key of ``BACKBONES``, or one with variants after it."""
+    return name in BACKBONES or name.replace(COMPILED, '').replace(BF16, '') in BACKBONES
 
 
 def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:
@@ -223,7 +228,7 @@ def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:
 
 
 def _measurable(case: Case, names: Iterable[str]) -> list[str]:
-    return [n for n in names if case.mode == 'inference' or not n.endswith(FOLDED)]
+    return [n for n in names if case.mode == 'inference' or FOLDED not in n]
 
 
 def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], object]:
@@ -239,11 +244,11 @@ def _make_pass(model: nn.Module, images: Tensor, mode: str) -> Callable[[], obje
 
 
 def _in_variant(name: str, run: Callable[[], object], device: str) -> Callable[[], object]:
-    backend = 'reference' if name.endswith(REFERENCE) else 'auto'
+    backend = 'reference' if REFERENCE in name else 'auto'
     kind = torch.device(device).type
 
     def run_in_variant() -> None:
-        with dwconv_backend(backend), torch.autocast(kind, torch.bfloat16, name.endswith(BF16)):
+        with dwconv_backend(backend), torch.autocast(kind, torch.bfloat16, BF16 in name):
             run()
 
     return run_in_variant

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,30 @@ def load_model(
         )
     set_random_seed(0)
     model = build_model(cfg)
-    classes = _test_dataset(cfg).get('metainfo', {}).get('classes')
+    meta = {}
     if checkpoint == UNTRAINED:
         with without_init_log():
             model.init_weights()
     else:
         meta = load_complete(model, checkpoint).get('meta', {})
-        known = {key.lower(): value for key, value in meta.get('dataset_meta', {}).items()}
-        classes = known.get('classes') or meta.get('CLASSES') or classes
     model = predicting_model(model)
     model.eval()
-    return LoadedModel(Path(config).stem, cfg, model, list(classes or ()), task)
+    return LoadedModel(Path(config).stem, cfg, model, class_names(cfg, meta), task)
+
+
+def class_names(cfg: Config, meta: Mapping[str, Any]) -> list[str]:
+    """Find the names of a model's classes.
+
+    Args:
+        cfg (Config): Config of the model.
+        meta (Mapping): The ``meta`` of its checkpoint, which goes before the config.
+
+    Returns:
+        list[str]: The names; empty if neither has any.
+    """
+    known = {key.lower(): value for key, value in meta.get('dataset_meta', {}).items()}
+    in_config = _test_dataset(cfg).get('metainfo', {}).get('classes')
+    return list(known.get('classes') or meta.get('CLASSES') or in_config or ())
 
 
 def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Tensor, list]:
@@ -108,7 +122,7 @@ def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Te
         read_image(path)  # says what is wrong with it
     else:
         load_image(loaded.cfg, path)
-    steps = _image_steps(loaded.cfg)
+    steps = image_steps(loaded.cfg)
     with DefaultScope.overwrite_default_scope(toolbox_of(loaded.cfg)):
         data = Compose(steps)(dict(img_path=str(path), img_id=0))
     with torch.no_grad():
@@ -140,12 +154,13 @@ def load_image(cfg: Config, path: str | Path) -> np.ndarray:
         raise UsageError(f'image {path} does not exist: check the path.')
     try:
         with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
-            return Compose(_image_steps(cfg)[:1])(dict(img_path=str(path), img_id=0))['img']
+            return Compose(image_steps(cfg)[:1])(dict(img_path=str(path), img_id=0))['img']
     except Exception as error:  # each decoder has its own
         raise BadInputError(f'image {path} cannot be read ({error}): restore the file.') from error
 
 
-def _image_steps(cfg: Config) -> list[dict]:
+def image_steps(cfg: Config) -> list[dict]:
+    """The transforms of a config's test pipeline that need no annotation."""
     return [s for s in _test_dataset(cfg).pipeline if 'Annotations' not in str(s['type'])]
 
 

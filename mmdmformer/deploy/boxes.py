@@ -17,35 +17,38 @@ def batched_nms(
     scores: Tensor,
     iou_threshold: float,
     score_threshold: float,
-    max_per_image: int,
+    max_per_class: int,
 ) -> Tensor:
-    """Suppress boxes that overlap with better ones of their image; ONNX's NonMaxSuppression.
+    """Suppress boxes that overlap with better ones of their class; ONNX's NonMaxSuppression.
 
     Args:
         boxes (Tensor): Corners, of shape (B, N, 4).
-        scores (Tensor): Scores, of shape (B, N).
+        scores (Tensor): Scores of each class, of shape (B, C, N).
         iou_threshold (float): Overlap from which on the worse box goes.
         score_threshold (float): Boxes must score more than this.
-        max_per_image (int): How many of an image stay at most.
+        max_per_class (int): How many of an image's class stay at most.
 
     Returns:
-        Tensor: Image and box of those that stay, of shape (M, 2); the best of
-        an image first.
+        Tensor: Image, class and box of those that stay, of shape (M, 3); the
+        best of a class first.
     """
     from torchvision.ops import nms
 
-    kept = []
-    for image, (corners, score) in enumerate(zip(boxes, scores, strict=True)):
+    kept = [boxes.new_empty((0, 3), dtype=torch.int64)]
+    for image, label in (scores > score_threshold).any(2).nonzero().tolist():
+        score = scores[image, label]
         good = (score > score_threshold).nonzero()[:, 0]
-        kept_here = good[nms(corners[good], score[good], iou_threshold)[:max_per_image]]
-        kept.append(torch.stack((torch.full_like(kept_here, image), kept_here), 1))
+        corners = boxes[image, good].float()  # half precision has no kernel
+        best = good[nms(corners, score[good].float(), iou_threshold)[:max_per_class]]
+        place = best.new_tensor([image, label]).expand(len(best), 2)
+        kept.append(torch.cat((place, best[:, None]), 1))
     return torch.cat(kept)
 
 
 @batched_nms.register_fake
-def _(boxes, scores, iou_threshold, score_threshold, max_per_image):
+def _(boxes, scores, iou_threshold, score_threshold, max_per_class):
     count = torch.library.get_ctx().new_dynamic_size()
-    return boxes.new_empty((count, 2), dtype=torch.int64)
+    return boxes.new_empty((count, 3), dtype=torch.int64)
 
 
 _NMS_KEYS = (
@@ -71,7 +74,7 @@ class BoxDecoder(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.num_classes = head.cls_out_channels
+        self.num_classes, self.num_labels = head.cls_out_channels, head.num_classes
         self.softmax = not head.use_sigmoid_cls
         self.priors, self.coder = head.prior_generator, head.bbox_coder
         cfg = head.test_cfg
@@ -91,8 +94,20 @@ class BoxDecoder(nn.Module):
         limits = [self.max_per_img, nms.get('max_num') or -1]
         self.limit = min((n for n in limits if n >= 0), default=_NO_LIMIT)
 
+    def thresholds(self) -> dict[str, Any]:
+        """The settings by which boxes are chosen, -1 for no limit."""
+        return dict(
+            score=self.nms_thr,
+            iou=self.iou_threshold,
+            class_agnostic=self.class_agnostic,
+            before_suppression=self.nms_pre,
+            per_image=-1 if self.limit == _NO_LIMIT else self.limit,
+            min_bbox_size=self.min_bbox_size,
+            where='in the network',
+        )
+
     def forward(
-        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
+        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decode the maps of all levels.
 
@@ -100,8 +115,8 @@ class BoxDecoder(nn.Module):
             scores (Sequence[Tensor]): Logits of classes, one tensor for each
                 level, of shape (B, A C, H, W).
             deltas (Sequence[Tensor]): Offsets, of shape (B, A 4, H, W).
-            size (tuple[int, int]): Height and width to which boxes are
-                clipped.
+            sizes (Tensor): Height and width to which the boxes of each image
+                are clipped, of shape (B, 2), or (1, 2) for all.
 
         Returns:
             tuple[Tensor]: Corners (x1, y1, x2, y2) in pixels, of shape (M, 4);
@@ -110,16 +125,11 @@ class BoxDecoder(nn.Module):
         grids = [level.shape[2:] for level in scores]
         anchors = self.priors.grid_priors(grids, scores[0].dtype, scores[0].device)
         levels = [
-            self._best_of_level(*level, size) for level in zip(scores, deltas, anchors, strict=True)
+            self._best_of_level(*level, sizes)
+            for level in zip(scores, deltas, anchors, strict=True)
         ]
         corners, score, label = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
-        moved = corners
-        if not self.class_agnostic:
-            # Boxes of different classes do not suppress each other, as they are moved apart.
-            offset = label.to(corners.dtype) * (corners.amax((1, 2)) + 1)[:, None]
-            moved = corners + offset[..., None]
-        kept = batched_nms(moved, score, self.iou_threshold, self.nms_thr, self.limit)
-        image, box = kept.unbind(1)
+        image, box = self._suppress(corners, score, label)
         if self.max_per_img == -1:
             # mmdet slices by it, which leaves out the last box of each image.
             end = torch.full_like(image[:1], -1)
@@ -127,8 +137,22 @@ class BoxDecoder(nn.Module):
             image, box = image[followed], box[followed]
         return corners[image, box], score[image, box], label[image, box], image
 
+    def _suppress(self, corners: Tensor, score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and box of those that stay, images in order, the best first."""
+        scores = score[:, None]
+        if not self.class_agnostic:
+            # Not by moving classes apart, whose offsets half precision cannot hold.
+            classes = torch.arange(self.num_labels, device=label.device)[:, None]
+            scores = torch.where(label[:, None] == classes, scores, scores.new_tensor(-1.0))
+        kept = batched_nms(corners, scores, self.iou_threshold, self.nms_thr, self.limit)
+        image, _, box = kept.unbind(1)
+        left = torch.full_like(score, -1).index_put((image, box), score[image, box])
+        best, place = left.sort(1, descending=True)
+        image, rank = (best[:, : self.limit] > self.nms_thr).nonzero().unbind(1)
+        return image, place[image, rank]
+
     def _best_of_level(
-        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = scores.shape[0]
         scores = scores.permute(0, 2, 3, 1).reshape(batch, -1, self.num_classes)
@@ -149,11 +173,11 @@ class BoxDecoder(nn.Module):
         anchor = anchor.clamp(max=anchors.shape[0] - 1)
         deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(anchors[anchor].flatten(0, 1), deltas.flatten(0, 1))
-        if self.coder.clip_border:  # in place, the coder would, which exporters do not follow
-            height, width = size
-            columns, rows = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
-            boxes = torch.stack((columns, rows), 2).reshape(batch, -1, 4)
         boxes = boxes.reshape(batch, -1, 4)
+        if self.coder.clip_border:  # in place, the coder would, which exporters do not follow
+            limits = sizes.flip(1).repeat(1, 2)[:, None]  # of x1, y1, x2, y2
+            limits = limits.to(boxes.dtype)
+            boxes = torch.where(boxes < limits, boxes, limits).clamp(min=0)
         if self.min_bbox_size >= 0:
             sides = boxes[..., 2:] - boxes[..., :2]
             score = score.masked_fill((sides <= self.min_bbox_size).any(-1), -1)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
 from . import verify
+from .metadata import describe, notes
 from .networks import Network, build_network
 
 
@@ -105,7 +105,10 @@ def run(
         network = build_network(cfg, args.checkpoint, **options)
         photographs = verify.read_photographs(files, cfg, network.in_channels)
         print(f'exporting {type(network).__name__} ...', flush=True)
-        export(network, partial, metadata(cfg, network.in_channels))
+        about = describe(cfg, network)
+        for note in notes(about):
+            print(f'note: {note}')
+        export(network, partial, about)
         loaded = load(partial)
         for comparison in verify.compare(
             predict, network, loaded, args.sizes, args.batches, photographs, args.tolerance
@@ -124,16 +127,6 @@ def run(
         f'{"x".join(map(str, shape))}: PyTorch {milliseconds[0]}, {runtime_name} '
         f'{milliseconds[1]} (median of {args.repetitions}, {torch.get_num_threads()} threads)'
     )
-
-
-def metadata(cfg: Config, channels: int) -> dict:
-    """What a file says of itself: its input, and the classes if the config has them."""
-    values = {1: 'gray values', 3: 'RGB values'}.get(channels, 'values as the config loads them')
-    shape = f'(batch, {channels}, height, width)'
-    about = dict(input=f'{values} from 0 to 255, float32, of shape {shape}')
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    classes = dataset.get('metainfo', {}).get('classes')
-    return about if classes is None else dict(about, classes=list(classes))
 
 
 def _size(text: str) -> tuple[int, int]:

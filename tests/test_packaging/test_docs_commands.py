@@ -47,6 +47,8 @@ RUN_BY = {
     'demo/image_demo.py': DEMO,
     'demo/image_demo.py --out-dir': DEMO,
     'demo/image_demo.py --gallery': DEMO,
+    'demo/onnx_demo.py': 'test_demo/test_onnx_demo.py::'
+    'test_file_says_the_way_from_picture_to_boxes',
     'pip install': 'test_packaging/test_wheel.py::test_wheel_works_away_from_the_checkout',
     'tools/train.py': f'{HERE}::test_first_run',
     'tools/train.py --amp': f'{TRAIN_TEST}::test_mixed_precision_without_gpu_is_refused',

@@ -29,8 +29,9 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         type=_model,
         metavar='MODEL',
-        help=f'configs, or some of {", ".join(benchmark.BACKBONES)}; default: all of these, '
-        'without compiled ones where a CPU has no C++ compiler',
+        help=f'configs, or some of {", ".join(benchmark.BACKBONES)}, each of which " bf16" and '
+        '" compiled" may follow; default: all of these, without compiled ones where a CPU has no '
+        'C++ compiler',
     )
     parser.add_argument('--baseline', type=_model, default='DMFormer-S', metavar='MODEL')
     parser.add_argument(
@@ -58,7 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def _model(text: str) -> str:
-    if text in benchmark.BACKBONES or (text.endswith('.py') and Path(text).is_file()):
+    if benchmark.is_known(text) or (text.endswith('.py') and Path(text).is_file()):
         return text
     raise argparse.ArgumentTypeError(
         f'{text!r} is neither a config nor one of {", ".join(benchmark.BACKBONES)}.'
@@ -67,7 +68,7 @@ def _model(text: str) -> str:
 
 def _measurable_models(device: str) -> list[str]:
     can_compile = device != 'cpu' or shutil.which(os.environ.get('CXX', 'g++'))
-    return [m for m in benchmark.BACKBONES if can_compile or not m.endswith(benchmark.COMPILED)]
+    return [m for m in benchmark.BACKBONES if can_compile or benchmark.COMPILED not in m]
 
 
 def main() -> None:
@@ -92,9 +93,10 @@ def main() -> None:
             )
             results += measured
             tables.append(benchmark.make_table(measured, args.baseline))
-    text = '\n\n'.join(tables) + '\n'
-    (out / 'table.md').write_text(text)
-    benchmark.write_csv(results, out / 'times.csv')
+            # at once, so that a run cut off loses nothing
+            text = '\n\n'.join(tables) + '\n'
+            (out / 'table.md').write_text(text)
+            benchmark.write_csv(results, out / 'times.csv')
     draw = benchmark.plot_growth if args.growth else benchmark.plot
     draw(results, out / 'times.png', machine)
     print(text)
