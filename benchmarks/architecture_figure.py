@@ -69,9 +69,7 @@ def draw_block(axes: Axes) -> None:
 
 def draw_mixer(axes: Axes) -> None:
     """Dynamic Multi-level Attention."""
-    axes.set_title(
-        'DMA: Dynamic Multi-level Attention', loc='left', fontsize=11, fontweight='bold'
-    )
+    axes.set_title('DMA: Dynamic Multi-level Attention', loc='left', fontsize=11, fontweight='bold')
     axes.text(0, 0, 'x', ha='center', va='center', fontsize=11, style='italic')
     draw_path(axes, (0.25, 0), (0.9, 0))
     draw_box(axes, 1.75, 0, '1x1, C to 4C\nBN, ReLU', 'convolution', 1.7)

@@ -30,7 +30,7 @@ def main() -> None:
             raise runtime.UsageError(
                 f'{args.config} is of {toolbox}: give a config of {" or ".join(TOOLBOXES)}.'
             )
-        if 'default_scope' not in cfg and '--cfg-options' not in args.arguments:
+        if not cfg.get('default_scope') and '--cfg-options' not in args.arguments:
             args.arguments += ['--cfg-options', f'default_scope={toolbox}']
         tool = Path(find_spec(toolbox).origin).parent / TOOL
         sys.argv = [str(tool), str(args.config), *args.arguments]
