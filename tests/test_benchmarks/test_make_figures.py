@@ -87,3 +87,12 @@ def test_unknown_figure_is_named(python, tmp_path):
     result = python(TOOL, '--only', 'cat.png', cwd=tmp_path)
     assert result.returncode == 2
     assert 'there is no cat.png: choose of docs/images/demo.png, ' in result.stderr
+
+
+def test_the_architecture_is_drawn(python, tmp_path):
+    result = python(ROOT / 'benchmarks/architecture_figure.py', '--out', 'drawn.png', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    images = [tmp_path / 'drawn.png', ROOT / 'docs/images/architecture.png']
+    drawn, committed = (np.asarray(Image.open(path).convert('RGB'), dtype=float) for path in images)
+    assert drawn.shape == committed.shape
+    assert abs(drawn - committed).mean() < 2  # of 255: fonts may differ by a version
