@@ -39,6 +39,7 @@ from mmengine.registry import init_default_scope
 
 import mmdmformer  # noqa: F401  (registers, and serves mmcv.ops)
 from markdown_pages import replace_between
+from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks/algorithms/results.csv'
@@ -384,7 +385,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--check', action='store_true', help='run nothing; fail on a difference')
-    parser.add_argument('--limit', type=int, default=120, help='seconds of CPU time for a row')
+    parser.add_argument('--limit', type=positive, default=120, help='seconds of CPU time for a row')
     parser.add_argument('--toolboxes', nargs='*', choices=TOOLBOXES, default=TOOLBOXES)
     parser.add_argument('--only', nargs='*', default=(), metavar='ALGORITHM', help='run only these')
     args = parser.parse_args()
