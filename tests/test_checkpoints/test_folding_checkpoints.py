@@ -47,7 +47,9 @@ def predict(model, cfg):
     found = [s.pred_instances for s in samples]
     assert all(len(f) for f in found)
     names = ['scores', 'labels', 'bboxes'] + ['masks'] * ('masks' in found[0])
-    return [f[name] for f in found for name in names]
+    # by label and place, as an untrained model's scores are ties but for rounding
+    orders = [(1e5 * f.labels + f.bboxes.sum(1)).argsort() for f in found]
+    return [f[name][order] for f, order in zip(found, orders, strict=True) for name in names]
 
 
 def _sample(scope):
