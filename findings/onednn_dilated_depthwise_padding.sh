@@ -4,8 +4,8 @@
 #
 # Expected: padding=9 of a 7x7 convolution with dilation 3 costs what the same convolution costs whose
 # input was padded by five columns on each side before, so that four are left.
-# What happens: with padding=9 a general matrix product takes its place for each channel, here several
-# to twenty times slower, although both results are the same. Four columns are the limit with AVX2,
+# What happens: with padding=9 a general matrix product takes its place for each channel, here five
+# times slower, although both results are the same. Four columns are the limit with AVX2,
 # six with AVX-512. "same" padding of dilated depthwise layers is the usual case, so networks with
 # large dilated kernels look slow on CPUs for no reason of their own.
 set -euo pipefail

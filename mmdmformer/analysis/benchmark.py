@@ -212,14 +212,18 @@ def interleave(
 
 def _settings(name: str) -> dict:
     if not name.endswith('.py'):
-        return BACKBONES.get(name) or BACKBONES[name.replace(COMPILED, '').replace(BF16, '')]
+        return BACKBONES[_without_variants(name)]
     backbone = Config.fromfile(name).model.backbone.to_dict()
     return {key: value for key, value in backbone.items() if key != 'init_cfg'}
 
 
 def is_known(name: str) -> bool:
     """Say whether a name is a key of ``BACKBONES``, or one with variants after it."""
-    return name in BACKBONES or name.replace(COMPILED, '').replace(BF16, '') in BACKBONES
+    return _without_variants(name) in BACKBONES
+
+
+def _without_variants(name: str) -> str:
+    return name.replace(COMPILED, '').replace(BF16, '')
 
 
 def num_steps(case: Case, names: Iterable[str], repetitions: int) -> int:

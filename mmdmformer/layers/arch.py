@@ -1,4 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from ..registry import did_you_mean
@@ -29,7 +30,7 @@ def parse_arch(
     if not isinstance(arch, Mapping):
         name = str(arch).lower()
         if name not in zoo:
-            choice = did_you_mean(name, zoo).replace('.', ', or give a dict.')
+            choice = re.sub(r'\.$', ', or give a dict.', did_you_mean(name, zoo))
             raise ValueError(f'arch={arch!r} is unknown: {choice if zoo else "give a dict."}')
         return zoo[name]
     keys = keys or next(iter(zoo.values())).keys()

@@ -95,4 +95,4 @@ def test_the_architecture_is_drawn(python, tmp_path):
     images = [tmp_path / 'drawn.png', ROOT / 'docs/images/architecture.png']
     drawn, committed = (np.asarray(Image.open(path).convert('RGB'), dtype=float) for path in images)
     assert drawn.shape == committed.shape
-    assert abs(drawn - committed).mean() < 2  # of 255: fonts may differ by a version
+    assert (abs(drawn - committed).max(2) > 64).mean() < 0.002  # edges, by the palette

@@ -48,7 +48,7 @@ def predict(model, cfg):
     assert all(len(f) for f in found)
     names = ['scores', 'labels', 'bboxes'] + ['masks'] * ('masks' in found[0])
     # by label and place, as an untrained model's scores are ties but for rounding
-    orders = [(1e5 * f.labels + f.bboxes.sum(1)).argsort() for f in found]
+    orders = [(1e5 * f.labels + f.bboxes.double().sum(1)).argsort() for f in found]
     return [f[name][order] for f, order in zip(found, orders, strict=True) for name in names]
 
 

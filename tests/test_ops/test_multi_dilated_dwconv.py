@@ -1,5 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 import os
+import re
 import subprocess
 import sys
 
@@ -232,7 +233,8 @@ for channels, side in ((64, 56), (128, 28), (320, 14), (512, 7), (64, 16), (128,
     lines = [line.split(',') for line in done.stdout.splitlines() if ',exec,cpu,' in line]
     kernels = [line[line.index('convolution') + 1] for line in lines if 'convolution' in line]
     assert len(kernels) >= 7 * 3 * 3 - 6  # on 4 x 4 pixels, one tap of 49 is a 1x1 convolution
-    assert not [kernel for kernel in kernels if 'gemm' in kernel or 'ref' in kernel]
+    # such as x64:gemm:jit or ref:any; brgemm's are fast
+    assert not [kernel for kernel in kernels if re.search(r'\b(gemm|ref)\b', kernel)]
 
 
 def test_exported_graph_holds_operators_of_torch_alone():
