@@ -138,11 +138,24 @@ class Predictor:
 
 
 def _build_classification(cfg: Config, checkpoint: str, device: str | None) -> Any:
+    from mmengine.dataset import Compose, default_collate
     from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.registry import TRANSFORMS
     from mmpretrain.utils import progress
 
+    class Inferencer(ImageClassificationInferencer):
+        """It reads images as the config says; mmpretrain 1.2 reads three channels whatever it says."""
+
+        def _init_pipeline(self, cfg):
+            steps = cfg.test_dataloader.dataset.pipeline
+            return Compose([TRANSFORMS.build(step) for step in steps])
+
+        def preprocess(self, inputs, batch_size=1):
+            data = (self.pipeline(dict(img_path=path)) for path in inputs)
+            yield from map(default_collate, self._get_chunk_data(data, batch_size))
+
     progress.disable_progress_bar = True  # there would be a bar for each image
-    return ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
+    return Inferencer(cfg, pretrained=checkpoint, device=device)
 
 
 def _build_detection(cfg: Config, checkpoint: str, device: str | None) -> Any:

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 pytest.importorskip('mmpretrain')
@@ -101,6 +103,52 @@ def test_predictions_are_those_of_the_model(task, checkpoints, images):
         assert prediction.picture.size == (80, 64)
     with pytest.raises(BadInputError, match='broken.jpg cannot be read'):
         predictor(images / 'broken.jpg')
+
+
+@pytest.mark.parametrize('channels, color', [(1, 'grayscale'), (4, 'unchanged')])
+@pytest.mark.parametrize('task', CONFIGS)
+def test_images_are_read_as_the_config_says(task, channels, color, tmp_path):
+    # mmdet's preprocessor takes one number or three, and so does mmseg's in the fork
+    numbers = channels if task == 'classification' else 1
+    options = {
+        'model.backbone.in_channels': channels,
+        'model.data_preprocessor.mean': [100.0] * numbers,
+        'model.data_preprocessor.std': [50.0] * numbers,
+        f'model.data_preprocessor.{"to_rgb" if task == "classification" else "bgr_to_rgb"}': False,
+        'test_dataloader.dataset.pipeline.0.color_type': color,
+    }
+    if task == 'detection':
+        options['model.test_cfg.score_thr'] = 0.0
+    checkpoint, image = tmp_path / 'w.pth', tmp_path / 'image.png'
+    save_untrained(CONFIGS[task], checkpoint, options)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, channels), np.uint8)
+    cv2.imwrite(str(image), pixels)
+    predictor = Predictor(CONFIGS[task], str(checkpoint), 'cpu', 0.0, options)
+    prediction = predictor(image)
+    assert prediction.picture.mode == 'RGB'
+    (sample,) = _test_step(CONFIGS[task], options, predictor.inferencer.model, image)
+    if task == 'classification':
+        assert prediction.label.endswith(f' {sample.pred_score.max():.1%}')
+    elif task == 'detection':
+        counts = [int(part.split()[0]) for part in prediction.label.split(', ')]
+        expected = sample.pred_instances.labels.bincount().tolist()
+        assert counts == sorted(filter(None, expected), reverse=True)
+    else:
+        shares = [float(part.split()[-1].rstrip('%')) for part in prediction.label.split(', ')]
+        counts = sample.pred_sem_seg.data.flatten().bincount().double()
+        expected = 100 * counts[counts > 0] / counts.sum()
+        assert shares == pytest.approx(sorted(expected.tolist(), reverse=True), abs=0.051)
+
+
+def _test_step(config, options, model, image):
+    """What the model says of a file that the test pipeline has read."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    steps = [step for step in pipeline if step['type'] != 'LoadAnnotations']
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        data = Compose(steps)(dict(img_path=str(image), img_id=0))
+        return model.test_step(pseudo_collate([data]))
 
 
 HEADS = {
