@@ -144,7 +144,7 @@ def _build_classification(cfg: Config, checkpoint: str, device: str | None) -> A
     from mmpretrain.utils import progress
 
     class Inferencer(ImageClassificationInferencer):
-        """It reads images as the config says; mmpretrain 1.2 reads three channels whatever it says."""
+        """Reads images as the config says, where mmpretrain 1.2 always reads three channels."""
 
         def _init_pipeline(self, cfg):
             steps = cfg.test_dataloader.dataset.pipeline
