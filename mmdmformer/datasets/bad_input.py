@@ -245,7 +245,9 @@ class AnnotationGuard:
 
     def _load(self, results: dict) -> dict:
         try:
-            return self.load(results)
+            results = self.load(results)
+            _restore_side(results)
+            return results
         except AssertionError as error:  # mmseg's, of settings that contradict each other
             raise BadInputError(
                 f'the pipeline loads no annotation ({error}): give the step and the data set the '
@@ -300,6 +302,14 @@ class AnnotationGuard:
 
     def __repr__(self) -> str:
         return repr(self.load)
+
+
+def _restore_side(results: dict) -> None:
+    """Give labels their side of one pixel back, which mmseg's loader squeezes away."""
+    labels = results.get('gt_seg_map')
+    if labels is not None and labels.ndim < 2:
+        with Image.open(results['seg_map_path']) as image:
+            results['gt_seg_map'] = labels.reshape(image.height, image.width)
 
 
 def _find_map_fault(path: str) -> str | None:

@@ -340,6 +340,35 @@ def test_broken_segmentation_is_named(damage, part, workers, data):
     assert '\n' not in sentence
 
 
+@pytest.mark.parametrize('size', [(1, 500), (500, 1), (2, 300)])
+def test_labels_keep_a_side_of_one_pixel(size, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, size, np.uint8)
+    for folder, pixels in (
+        ('images', rng.integers(0, 256, (*size, 3), np.uint8)),
+        ('labels', labels),
+    ):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / 'thin.png'), pixels)
+    init_default_scope('mmseg')
+    dataset = DATASETS.build(
+        dict(
+            type='BaseSegDataset',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='images', seg_map_path='labels'),
+            img_suffix='.png',
+            metainfo=dict(classes=tuple('abcd')),
+            pipeline=[
+                dict(type=t) for t in ('LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs')
+            ],
+        )
+    )
+    guard_pipeline(dataset)
+    sample = dataset[0]
+    assert sample['inputs'].shape[1:] == size
+    assert np.array_equal(sample['data_samples'].gt_sem_seg.data[0], labels)
+
+
 def test_every_label_of_the_format_is_valid(data):
     """0 and 255 are unlabelled, 1 to 11 the classes."""
     folder = data / 'ade/ADEChallengeData2016/annotations/training'
