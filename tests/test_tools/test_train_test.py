@@ -14,7 +14,9 @@ import pytest
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
+from analysis_tools.confusion_matrix import count_pixels
 from mmdmformer import test as test_entry
 from mmdmformer import train as train_entry
 from mmdmformer.engine import runtime
@@ -22,6 +24,7 @@ from small_settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN, TEST = REPOSITORY / 'tools/train.py', REPOSITORY / 'tools/test.py'
+CONFUSION = REPOSITORY / 'tools/analysis_tools/confusion_matrix.py'
 MINI = REPOSITORY / 'configs/mini'
 CLASSIFIER = MINI / 'dmformer-nano_mini-imagenet.py'
 DETECTOR = MINI / 'retinanet_dmformer-nano_fpn_mini-coco.py'
@@ -259,6 +262,8 @@ def test_detection_and_segmentation(
     assert found == {k: v for k, v in validation[-1].items() if k in found}
     assert [prediction in p for p in load(tmp_path / 'out.pkl')] == [True] * 10
     assert len(list((tmp_path / 'pictures').iterdir())) == 10
+    if config == SEGMENTOR:
+        check_confusion_matrix(python, config, found, options, tmp_path)
 
     run_ok(
         python, TEST, config, checkpoint, '--work-dir', 'tta', '--tta', '--out', 'tta.pkl',
@@ -267,6 +272,24 @@ def test_detection_and_segmentation(
     assert metrics(tmp_path / 'tta').keys() == found.keys()
     assert len(load(tmp_path / 'tta.pkl')) == 10
     assert len(list((tmp_path / 'tta_pictures').iterdir())) == 10
+
+
+def check_confusion_matrix(python, config, found, options, tmp_path):
+    """Its pixels give the metric's numbers, and the tool draws it."""
+    samples = load(tmp_path / 'out.pkl')
+    assert all('seg_logits' not in sample for sample in samples)
+    matrix = count_pixels(samples, 11, 255)
+    right, annotated, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    assert 100 * right.sum() / matrix.sum() == pytest.approx(found['aAcc'], abs=0.005)
+    iou = right / (annotated + predicted - right)
+    assert 100 * np.nanmean(iou) == pytest.approx(found['mIoU'], abs=0.005)
+    (tmp_path / 'own.py').write_text(f'_base_ = {str(config)!r}')
+    run_ok(python, CONFUSION, 'own.py', 'out.pkl', 'matrix', cwd=tmp_path)
+    assert Image.open(tmp_path / 'matrix/confusion_matrix.png').width > 1000
+    refused = python(CONFUSION, 'own.py', 'no.pkl', 'matrix', cwd=tmp_path)
+    assert refused.stderr.splitlines()[-1] == (
+        'error: no.pkl does not exist: write it with tools/test.py CONFIG CHECKPOINT --out no.pkl.'
+    )
 
 
 def test_tested_average_is_the_validated_one(python, mini_data, tmp_path):
