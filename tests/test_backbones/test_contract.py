@@ -193,6 +193,16 @@ def test_images_of_a_batch_do_not_mix(cfg, image):
     torch.testing.assert_close(model(image.double())[-1][:1], model(image[:1].double())[-1])
 
 
+def test_empty_batch(cfg, image):
+    """A detector's teacher may find nothing in a batch."""
+    model = build(cfg, out_indices=(0, 1, 2, 3))
+    empty = model(image[:0])
+    assert [out.shape[1:] for out in empty] == [out.shape[1:] for out in model(image)]
+    assert {len(out) for out in empty} == {0}
+    some_loss(empty).backward()
+    assert all(p.grad.eq(0).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_layer_depth(cfg):
     model = build(cfg)
     depths = [
