@@ -2,7 +2,6 @@
 """One page on this machine: what is installed, what is here, and whether a config can train."""
 
 import logging
-import platform
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.utils.dl_utils import collect_env
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,8 @@ from .engine.batch_size import describe_batch_size
 from .engine.model import toolbox_of
 from .registry import type_name
 
+# Of mmengine's report; the rest is on the page in more words, or how torch was compiled.
+_COLLECTED = 'sys.platform', 'Python', 'CUDA_HOME', 'NVCC', 'GCC', 'MSVC', 'OpenCV'
 _PRETRAINED = 'Pretrained', 'PretrainedInit', 'CheckedPretrained', 'CheckedPretrainedInit'
 
 
@@ -120,7 +122,8 @@ def print_page(diagnosis: Diagnosis) -> None:
 
 
 def _installed() -> list[Line]:
-    lines = [Line('Python', platform.python_version())]
+    found = collect_env()
+    lines = [Line(name, found[name]) for name in _COLLECTED if name in found]
     for name, version in report.installed_versions().items():
         lines.append(Line(name, version or 'not installed', None if version else False))
     words, work = report.operators()

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -331,7 +332,8 @@ def test_tool_prints_one_page(bare_python, tmp_path):
     assert titles == ['Installed', 'GPUs', 'Data', 'To train']
     for words in (
         torch.__version__, 'no GPU is visible', report.stack(), report.operators()[0],
-        'python tools/train.py CONFIG', *(layout.prepare for layout in LAYOUTS),
+        sys.version.split()[0], cv2.__version__, 'python tools/train.py CONFIG',
+        *(layout.prepare for layout in LAYOUTS),
     ):  # fmt: skip
         assert words in page
     for version in report.installed_versions().values():
