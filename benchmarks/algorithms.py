@@ -2,8 +2,9 @@
 """DMFormer-nano in place of the backbone of every algorithm of mmdet, mmseg and mmpretrain.
 
 Of each folder of configs that an installed toolbox brings, one config is taken. Its backbone gives
-way to DMFormer-nano, necks and heads get DMFormer's channels, and two tiny random images go through
-loss, backward pass and prediction. A row passes if the loss is finite, if it moves the backbone,
+way to DMFormer-nano, necks and heads get DMFormer's channels, and two random images of 128 pixels
+(or of 320, where the config's own backbone fails with that) go through loss, backward pass and
+prediction. A row passes if the loss is finite, if it moves the backbone,
 and if each image gets a prediction; networks that are pretrained without labels predict nothing.
 Where a row fails, the same is tried with the config's own backbone. Nothing is downloaded: configs
 that want a pretrained language model fail.
@@ -48,7 +49,7 @@ BEGIN, END = '<!-- algorithms table -->', '<!-- end of algorithms table -->'
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 FIELDS = ('toolbox', 'algorithm', 'config', 'result', 'reason')
 PASSES, FAILS, OWN_FAILS, OTHER_KIND = 'passes', 'fails', 'its own fails too', 'of another kind'
-SIDE, BATCH = 128, 2
+SIDE, LARGER_SIDE, BATCH = 128, 320, 2
 
 
 class OtherKind(Exception):
@@ -56,18 +57,25 @@ class OtherKind(Exception):
 
 
 def algorithms(toolbox: str) -> Iterator[tuple[str, Path]]:
-    """Yield each folder of configs, and the config that stands for it: a ResNet-50 with a short
-    name where there is one."""
+    """Yield each folder of configs, and the config that stands for it: one of a model, of a
+    ResNet-50 where there is one, with a short name."""
     folder = Path(import_module(toolbox).__file__).parent / '.mim/configs'
     for algorithm in sorted(folder.iterdir()):
         if algorithm.is_dir() and not algorithm.name.startswith('_'):
             configs = sorted(algorithm.glob('*.py'), key=_preference)
             if configs:
-                yield algorithm.name, configs[0]
+                yield algorithm.name, next(filter(_has_model, configs), configs[0])
 
 
 def _preference(config: Path) -> tuple:
     return not re.search('r50|resnet50', config.name), len(config.name), config.name
+
+
+def _has_model(config: Path) -> bool:
+    try:
+        return 'type' in Config.fromfile(config).get('model', {})
+    except FileNotFoundError:  # of another config that it names
+        return True
 
 
 def run(toolbox: str, config: Path) -> tuple[str, str]:
@@ -135,6 +143,8 @@ def try_once(toolbox: str, cfg: Config, swap: bool) -> None:
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     model = registry.MODELS.build(cfg.model).train()
+    if hasattr(model, 'set_epoch'):  # as a hook of its config does
+        model.set_epoch(0)
     losses = model(**model.data_preprocessor(make_batch(toolbox, cfg), True), mode='loss')
     loss, _ = model.parse_losses(losses)
     loss.backward()
@@ -147,11 +157,13 @@ def try_once(toolbox: str, cfg: Config, swap: bool) -> None:
     model.eval()
     if _is_pretraining(cfg):
         return
-    with torch.no_grad():
-        batch = model.data_preprocessor(make_batch(toolbox, cfg), False)
-        predictions = model(**batch, mode='predict')
-    if len(predictions) != len(batch['data_samples']):
-        raise ArithmeticError(f'{BATCH} images got {len(predictions)} predictions')
+    batch = make_batch(toolbox, cfg)
+    for i in range(len(batch['data_samples'])):  # one by one, as guided anchoring needs it
+        single = model.data_preprocessor({key: of[i : i + 1] for key, of in batch.items()}, False)
+        with torch.no_grad():
+            predictions = model(**single, mode='predict')
+        if len(predictions) != 1:
+            raise ArithmeticError(f'an image got {len(predictions)} predictions')
 
 
 def swap_backbones(model: dict, registry) -> None:
@@ -254,9 +266,10 @@ def _detection(cfg: Config) -> dict:
             mask[y1:y2, x1:x2] = 1
         sample.gt_instances.masks.masks = masks
         sample.set_metainfo(dict(text='cat . dog .', custom_entities=True, scale_factor=(1.0, 1.0)))
-        sample.proposals = sample.gt_instances.new(
-            bboxes=boxes.clone(), scores=torch.ones(2), labels=torch.zeros(2).long()
-        )
+        if 'rpn_head' not in cfg.model:
+            sample.proposals = sample.gt_instances.new(
+                bboxes=boxes.clone(), scores=torch.ones(2), labels=torch.zeros(2).long()
+            )
     return batch
 
 
@@ -324,25 +337,36 @@ def measure(limit: int, toolboxes: list[str], only: list[str]) -> None:
         for algorithm, config in algorithms(toolbox):
             if (toolbox, algorithm) in done or (only and algorithm not in only):
                 continue
-            start, (receiver, sender) = time.perf_counter(), context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(sender, limit, toolbox, config))
-            process.start()
-            sender.close()
-            found = FAILS, f'not done after {limit} s'
-            if receiver.poll(10 * limit):  # the machine may be busy
-                try:
-                    found = receiver.recv()
-                except EOFError:
-                    process.join()
-                    if process.exitcode != -signal.SIGXCPU:
-                        found = FAILS, f'the process died by signal {-process.exitcode}'
-            process.kill()
-            process.join()
+            start = time.perf_counter()
+            found = _run_apart(context, limit, toolbox, config, SIDE)
+            if found[0] == OWN_FAILS:
+                found = _run_apart(context, limit, toolbox, config, LARGER_SIDE)
             append_row(dict(zip(FIELDS, (toolbox, algorithm, config.name, *found), strict=True)))
             print(f'{time.perf_counter() - start:4.0f} s {toolbox} {algorithm} {found}', flush=True)
 
 
-def _child(sender, limit: int, toolbox: str, config: Path) -> None:
+def _run_apart(context, limit: int, *task) -> tuple[str, str]:
+    """Run one config in a process of its own, which may die."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, limit, *task))
+    process.start()
+    sender.close()
+    found = FAILS, f'not done after {limit} s'
+    if receiver.poll(10 * limit):  # the machine may be busy
+        try:
+            found = receiver.recv()
+        except EOFError:
+            process.join()
+            if process.exitcode != -signal.SIGXCPU:
+                found = FAILS, f'the process died by signal {-process.exitcode}'
+    process.kill()
+    process.join()
+    return found
+
+
+def _child(sender, limit: int, toolbox: str, config: Path, side: int) -> None:
+    global SIDE
+    SIDE = side
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     sender.send(run(toolbox, config))
 
