@@ -203,6 +203,7 @@ RUN_BY = {
     'tools/visualization/vis_cam.py --titles': CAM,
     'benchmarks/cpu.sh': f'{HERE}::test_operator_benchmark',
     'tools/analysis_tools/benchmark.py': BENCHMARK,
+    'benchmarks/gpu.sh': 'test_benchmarks/test_gpu_script.py::test_rehearsal',
     **dict.fromkeys(
         [
             f'tools/analysis_tools/benchmark.py --{name}'
