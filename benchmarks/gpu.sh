@@ -10,15 +10,14 @@ python=${PYTHON:-.venv/bin/python}
 device=${DEVICE:-cuda}
 minutes=${MINUTES:-8}
 peers=(Swin-T ConvNeXt-T VAN-B2 PoolFormer-S36)
-own='DMFormer-S bf16'
 if [ "$device" = cpu ]; then
     out=${OUT:-work_dirs/gpu-rehearsal}
     batch=2 side=32 sizes=(32x32) large=(32x64) channels=(--channels 8 16) dtypes=(float32) amp=() backend=auto
-    tests=(-k every_precision) scale=0.01
+    tests=(-k every_precision) scale=0.01 precision=''
 else
     out=${OUT:-benchmarks/gpu}
     batch=64 side=224 sizes=(224x224) large=(512x512 800x1333) channels=() dtypes=(float32 bfloat16 float16) amp=(--amp)
-    backend=triton tests=() scale=0.2
+    backend=triton tests=() scale=0.2 precision=' bf16'
 fi
 mkdir -p "$out"
 summary=$out/summary.md
@@ -61,13 +60,13 @@ operator() {
 }
 
 networks() {
-    network_step networks --baseline "$own" --cases {inference,training}:${batch}x${side}x${side} \
-        --models "$own" "${peers[@]/%/ bf16}"
+    network_step networks --baseline "DMFormer-S$precision" --cases {inference,training}:${batch}x${side}x${side} \
+        --models "DMFormer-S$precision" "${peers[@]/%/$precision}"
 }
 
 memory() {
-    network_step memory --baseline "$own" --cases training:${batch}x${side}x${side} \
-        --models "$own" 'DMFormer-S checkpointed bf16'
+    network_step memory --baseline "DMFormer-S$precision" --cases training:${batch}x${side}x${side} \
+        --models "DMFormer-S$precision" "DMFormer-S checkpointed$precision"
 }
 
 run() {  # run CONFIG DATA SETTING...: a short training
@@ -87,8 +86,8 @@ runs() {
 compiled() {  # in pairs, as compiling takes longest
     local peer
     for peer in "${peers[@]}"; do
-        network_step "compiled-$peer" --baseline "$own compiled" --cases {inference,training}:${batch}x${side}x${side} \
-            --models "$own compiled" "$peer bf16 compiled"
+        network_step "compiled-$peer" --baseline "DMFormer-S$precision compiled" --cases {inference,training}:${batch}x${side}x${side} \
+            --models "DMFormer-S$precision compiled" "$peer$precision compiled"
     done
 }
 
