@@ -8,7 +8,7 @@ import re
 import subprocess
 
 import pytest
-from test_docs import ROOT, commands
+from test_docs import ROOT, blocks, commands
 
 from made_up_sets import write_archives
 
@@ -32,7 +32,10 @@ SHORT = {
     'mmseg': ['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'param_scheduler=[]']
     + ['default_hooks.checkpoint.interval=1', 'train_dataloader.batch_size=2'],
 }
-SCOPES = dict(cifar10='mmpretrain', bccd='mmdet', nuclei='mmdet', camvid='mmseg')
+# By what the names of configs have in common.
+SCOPES = dict(
+    cifar10='mmpretrain', my_pretraining='mmpretrain', bccd='mmdet', nuclei='mmdet', camvid='mmseg'
+)
 
 
 @pytest.fixture
@@ -45,8 +48,14 @@ def archives(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('page', ['folders_of_images', 'boxes_and_masks', 'label_images'])
+@pytest.mark.parametrize(
+    'page',
+    ['folders_of_images', 'boxes_and_masks', 'label_images', 'pretrain_on_your_own_pictures'],
+)
 def test_tutorial(page, archives, python):
+    for block in blocks(ROOT / f'docs/{page}.md', 'python'):
+        if named := re.match(r'# (my_\w+\.py)\n', block):
+            (archives / named[1]).write_text(block)
     for words in commands(ROOT / f'docs/{page}.md'):
         # $(cat FILE), of which the shell would make the content of the file
         line = re.sub(
@@ -58,7 +67,7 @@ def test_tutorial(page, archives, python):
         else:
             program, *rest = rest
             if program == 'tools/train.py':
-                (scope,) = (scope for name, scope in SCOPES.items() if f'/{name}/' in rest[0])
+                (scope,) = (scope for name, scope in SCOPES.items() if name in rest[0])
                 rest += ['--cfg-options', *SHORT[scope], *LOADER]
             result = python(archives / program, *rest, cwd=archives)
             assert result.returncode == 0, f'{line}\n{result.stdout[-1000:]}{result.stderr[-3000:]}'
