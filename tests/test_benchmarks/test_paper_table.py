@@ -33,8 +33,7 @@ def test_sizes_and_tables_are_up_to_date(python, tmp_path):
     lines = run.stdout.splitlines()
     (large,) = (line for line in lines if line.startswith('DMFormer-L '))
     assert ' '.join(large.split()) == (
-        'DMFormer-L 44,983,464 45.0 M -0.017 M 8.232 G **8.7 G** [1] **-0.468 G** '
-        'Top-1 83.6'
+        'DMFormer-L 44,983,464 45.0 M -0.017 M 8.232 G **8.7 G** [1] **-0.468 G** Top-1 83.6'
     )
 
 
