@@ -72,7 +72,7 @@ class CheckedPretrainedInit:
             return
         # mmengine would initialise the children afterwards, over the loaded weights.
         for child in module.children():
-            if isinstance(child, BaseModule):
+            if isinstance(child, BaseModule) and not child.is_init:
                 child.init_weights()
         weights = _adapt(module, self._read_weights(module))
         difference = _describe_difference(module.state_dict(), weights)

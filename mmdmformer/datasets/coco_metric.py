@@ -40,7 +40,7 @@ class CocoMetric(MMDetCocoMetric):
     - With ``classwise``, the values stand beside other classes' names where the categories of the
       file are not sorted by their ids. Here each stands beside its own.
     - Without any detection there is no value at all. Here it is 0.
-    - AR is called AR@100, AR@300 and AR@1000 whatever ``proposal_nums`` says.
+    - AR is called ``AR@100``, ``AR@300`` and ``AR@1000`` whatever ``proposal_nums`` says.
 
     The annotation file is read as :class:`~mmdmformer.datasets.coco.CheckedCOCO` does.
 

@@ -34,7 +34,7 @@ class DynamicAttention(nn.Module):
     for the activations ``softmax``, ``none``, ``scaling``, ``scaling_relu``,
     ``ln`` and ``ln_relu``, or, with depthwise kernels,
 
-    .. math:: q_i \odot (\mathrm{mean}_j \, k_j + \textstyle\sum_j B_{ij} k_j)
+    .. math:: q_i \odot (\mathrm{mean}_j \, k_j + \sum_j B_{ij} k_j)
 
     All positions of the map are the bank of kernels, as in a plain vision
     transformer, or those of a window, as in Swin; see ``window``. The layer

@@ -16,7 +16,7 @@ from .tokens import keep_format
 class DynamicConv(nn.Module):
     r"""Depthwise convolution with a mixture of K learned kernels and biases, one for each image.
 
-    .. math:: y = \Big(\sum_{k=1}^{K} \pi_k W_k\Big) * x + \sum_{k=1}^{K} \pi_k b_k, \quad
+    .. math:: y = \Bigl(\sum_{k=1}^{K} \pi_k W_k\Bigr) * x + \sum_{k=1}^{K} \pi_k b_k, \quad
         \pi = \mathrm{softmax}(W'' \, \mathrm{ReLU}(W' \, \mathrm{GAP}(x)))
 
     The bank is static, and its selection is dynamic and soft. The paper divides

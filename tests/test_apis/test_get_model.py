@@ -139,6 +139,14 @@ def test_a_head_for_other_classes_is_left_out(trained, images, capsys):
     torch.testing.assert_close(pooled(images), reference.extract_feat(images)[0])
 
 
+def test_loading_says_what_it_loaded_and_no_more(capsys):
+    MMLogger.get_instance('loading-test')
+    get_model('dmformer_nano', pretrained=True)
+    log = capsys.readouterr()
+    lines = [line for line in (log.out + log.err).splitlines() if line.strip()]
+    assert 'Loaded 317 of 317 tensors of Classifier' in lines[-1] and len(lines) <= 2
+
+
 def test_weights_of_the_package_bring_their_classes(trained, images, tmp_path, monkeypatch):
     reference, path = trained('dmformer_nano')
     meta = dict(dataset_meta=dict(classes=list('abcdefghij')))

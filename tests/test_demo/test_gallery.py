@@ -4,15 +4,13 @@
 import base64
 import io
 import re
-import resource
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from browser import Browser, needs_browser
 from gallery import make_entry, write_gallery
 
 NAMES = [
@@ -93,26 +91,17 @@ def test_page_asks_for_nothing_from_elsewhere(gallery):
     assert "default-src 'none'" in text
 
 
-@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium on the PATH')
+@needs_browser
 @pytest.mark.slow
-@pytest.mark.skipif(
-    resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY,
-    reason='a browser reserves more addresses than the limit of this process allows',
-)
 def test_page_in_a_browser(gallery, tmp_path):
-    def browse(*options):
-        command = [
-            'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run',
-            '--disable-background-networking', '--disable-sync', f'--user-data-dir={tmp_path}/user',
-            '--virtual-time-budget=2000', '--window-size=1100,800', *options, gallery.as_uri(),
-        ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-    page = Page(browse('--dump-dom').stdout)
+    with Browser(tmp_path / 'profile') as browser:
+        browser.open(gallery.as_uri(), width=1100)
+        page = Page(browser.evaluate('document.documentElement.outerHTML'))
+        browser.screenshot(tmp_path / 'page.png')
+        assert browser.complaints == []
     assert page.texts['title'] == ['A & B </title>']
     assert page.texts['b'] == [name.replace('\udcff', '?') for name in NAMES]
     assert 'script' not in page.tags and len(page.images) == len(NAMES)
-    browse(f'--screenshot={tmp_path}/page.png')
     with Image.open(tmp_path / 'page.png') as picture:
         pixels = np.asarray(picture.convert('RGB'), int)
     seen = {}

@@ -1,9 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What the documentation tells people to type exists, means what they are told, and reads well."""
 
-import inspect
-import os
-import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -194,49 +191,3 @@ def test_table_of_backbones():
             assert model.out_channels == tuple(first if len(first) == 4 else 4 * first)
             assert hasattr(model, 'switch_to_deploy') == (folded == 'yes')
     assert shown == set(mmdmformer.backbones.__all__)
-
-
-def modules():
-    """Every module of the package that defines something public."""
-    for info in pkgutil.walk_packages(mmdmformer.__path__, 'mmdmformer.'):
-        if not info.name.startswith('mmdmformer.version'):
-            yield __import__(info.name, fromlist=['_'])
-
-
-def public_names(module):
-    for name, value in vars(module).items():
-        is_code = inspect.isclass(value) or inspect.isfunction(value)
-        is_public = not name.startswith('_') and inspect.getdoc(value)
-        if is_code and is_public and value.__module__ == module.__name__:
-            yield f'{module.__name__}.{name}'
-
-
-@pytest.mark.slow
-def test_site_is_built_without_warnings_and_is_complete(python, tmp_path):
-    pytest.importorskip('furo', reason='needs requirements/optional.txt')
-    from sphinx.util.inventory import InventoryFile
-
-    options = ['-W', '--keep-going', '-q', '-c', ROOT / 'docs', ROOT, tmp_path / 'site']
-    result = python('sphinx', *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-5000:]
-
-    with (tmp_path / 'site/objects.inv').open('rb') as file:
-        inventory = InventoryFile.load(file, '', os.path.join)
-    documented = {name for kind in inventory if kind.startswith('py:') for name in inventory[kind]}
-    missing = [name for m in modules() for name in public_names(m) if name not in documented]
-    assert missing == [], 'name their module on a page of docs/api'
-
-    html = set((tmp_path / 'site').rglob('*.html'))
-    for path in PAGES:
-        assert tmp_path / 'site' / path.relative_to(ROOT).with_suffix('.html') in html
-    assert broken_links(html) == []
-
-
-def broken_links(html):
-    """Links of the site that lead to no file of it."""
-    return [
-        f'{path.name}: {link}'
-        for path in html
-        for link in re.findall(r'href="([^"#:?]+)[^":]*"', path.read_text())
-        if not (path.parent / link).exists()
-    ]

@@ -85,6 +85,13 @@ def test_workflow_calls_the_commands_that_people_type():
     assert f'it can be {" or ".join(stacks)})' in makefile
 
 
+def test_dockerfile_makes_the_environment_of_the_same_commands():
+    text = (ROOT / 'docker/Dockerfile').read_text()
+    assert re.findall(r'^RUN make (.*)', text, re.M) == ['setup']
+    assert re.findall(r'^#   docker run .* make (.*)', text, re.M) == ['demo', 'test']
+    assert 'has not been built' in text
+
+
 def test_pre_commit_uses_the_linter_of_the_tests():
     (pin,) = re.findall(r'^ruff==.+$', (ROOT / 'requirements/tests.txt').read_text(), re.M)
     hooks = (ROOT / '.pre-commit-config.yaml').read_text()
