@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.evaluator import DumpResults
+from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
@@ -38,19 +38,32 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():
         cfg = test_config(options)
-        with missing_data_named(cfg, 'test'):
-            metrics = _test(cfg, options.out)
+        metrics = run_test(cfg, [] if options.out is None else [_dump(cfg, options.out)])
         runtime.leave_distributed()
     return metrics
 
 
-def _test(cfg: Config, out: str | None) -> dict[str, float]:
-    runner = runtime.build_runner(cfg)
-    # Within test(), as hooks must be ready: mmengine's average of the weights takes the file too.
-    runner.load_checkpoint = partial(_load_complete, runner, runner.load_checkpoint)
-    if out is not None:
-        runner.test_evaluator.metrics.append(_dump(cfg, out))
-    return runner.test()
+def run_test(cfg: Config, metrics: Sequence[BaseMetric] = ()) -> dict[str, float]:
+    """Test a model.
+
+    Args:
+        cfg (Config): Of :func:`test_config`.
+        metrics (Sequence[BaseMetric]): More metrics than the config names.
+
+    Returns:
+        dict[str, float]: The metrics' numbers.
+
+    Raises:
+        runtime.UsageError: If data are missing.
+    """
+    with missing_data_named(cfg, 'test'):
+        runner = runtime.build_runner(cfg)
+        # Within test(), as hooks must be ready: mmengine's averaged weights take the file too.
+        runner.load_checkpoint = partial(_load_complete, runner, runner.load_checkpoint)
+        evaluator = runner.test_evaluator
+        evaluator.metrics.extend(metrics)
+        evaluator.dataset_meta = evaluator.dataset_meta  # which hands it to the new ones
+        return runner.test()
 
 
 def _load_complete(runner: Runner, load: Callable, checkpoint: str) -> dict:

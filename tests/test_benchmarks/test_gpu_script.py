@@ -40,10 +40,12 @@ def test_what_fails_is_said(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part', ['kernels', 'operator', 'networks', 'memory', 'runs'])
-def test_rehearsal(part, tmp_path):
-    code, rows, logs = rehearse(tmp_path, part, minutes=8)
+def test_rehearsal(tmp_path):
+    """Of two parts; all take some ten minutes."""
+    code, rows, logs = rehearse(tmp_path, 'operator', 'memory', minutes=8)
     assert code == 0, logs
-    assert rows and set(rows.values()) == {REHEARSED}
-    tables = {path.name for path in tmp_path.rglob('*.md')} - {'summary.md'}
-    assert bool(tables) == (part in ('operator', 'networks', 'memory'))
+    steps = ['operator-float32', 'operator-large-float32', 'memory']
+    assert rows == dict.fromkeys(steps, REHEARSED)
+    for name in steps[:2]:
+        assert (tmp_path / f'{name}.md').read_text().count('|') > 10
+    assert list((tmp_path / 'memory').glob('*.md'))

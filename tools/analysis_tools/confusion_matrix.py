@@ -2,23 +2,24 @@
 """Draw the confusion matrix of a classifier, detector or segmentor, by its toolbox's own tool.
 
 What follows the config are that tool's arguments: for a classifier a checkpoint and --show-path
-FILE, else the file of `tools/test.py --out` and a folder to write to.
+FILE, for a detector the file of `tools/test.py --out` and a folder to write to. Segmentors are
+tested anew: give a checkpoint and the folder.
 """
 
 import argparse
-import pickle
 import runpy
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.evaluator import BaseMetric
 
+from mmdmformer import test
 from mmdmformer.engine import runtime
 from mmdmformer.engine.model import toolbox_of
+from mmdmformer.engine.overrides import CfgOptions
 
 TOOL = '.mim/tools/analysis_tools/confusion_matrix.py'
 TOOLBOXES = 'mmpretrain', 'mmdet', 'mmseg'
@@ -38,7 +39,7 @@ def main() -> None:
             )
         tool = Path(find_spec(toolbox).origin).parent / TOOL
         if toolbox == 'mmseg':
-            draw_segmentation(cfg, tool, args.arguments)
+            draw_segmentation(args.config, tool, args.arguments)
             return
         if not cfg.get('default_scope') and '--cfg-options' not in args.arguments:
             args.arguments += ['--cfg-options', f'default_scope={toolbox}']
@@ -46,54 +47,67 @@ def main() -> None:
         runpy.run_path(str(tool), run_name='__main__')
 
 
-def draw_segmentation(cfg: Config, tool: Path, arguments: list[str]) -> None:
+def draw_segmentation(config: Path, tool: Path, arguments: list[str]) -> None:
     """Count here and draw with mmseg's function.
 
     Counts of mmseg 1.2's own tool are wrong: it multiplies labels of 8 bits by the number of
     classes, pairs files in the order of names with images in that of the data set, and takes
     ``reduce_zero_label`` off twice.
     """
-    parser = argparse.ArgumentParser(prog='confusion_matrix.py CONFIG')
-    parser.add_argument('predictions', type=Path, help='the file of tools/test.py --out')
+    parser = argparse.ArgumentParser(prog=f'confusion_matrix.py {config}')
+    parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('save_dir', help='folder to write to')
     parser.add_argument('--title', default='Normalized Confusion Matrix')
     parser.add_argument('--color-theme', default='winter')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     args = parser.parse_args(arguments)
-    if not args.predictions.is_file():
-        raise runtime.UsageError(
-            f'{args.predictions} does not exist: write it with tools/test.py CONFIG CHECKPOINT '
-            f'--out {args.predictions}.'
-        )
-    functions = runpy.run_path(str(tool))  # sets mmseg's scope as well
-    classes = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo['classes']
-    ignored = cfg.test_evaluator.get('ignore_index', 255)
-    with args.predictions.open('rb') as file:
-        matrix = count_pixels(pickle.load(file), len(classes), ignored)
-    functions['plot_confusion_matrix'](
-        matrix, classes, args.save_dir, show=False, title=args.title, color_theme=args.color_theme
+    command = test._parser().parse_args([str(config), args.checkpoint])
+    command.cfg_options = args.cfg_options
+    cfg = test.test_config(command)
+    pixels = PixelMatrix(cfg.test_evaluator.get('ignore_index', 255))
+    test.run_test(cfg, [pixels])
+    draw = runpy.run_path(str(tool))['plot_confusion_matrix']
+    classes = pixels.dataset_meta['classes']
+    draw(
+        pixels.matrix,
+        classes,
+        args.save_dir,
+        show=False,
+        title=args.title,
+        color_theme=args.color_theme,
     )
 
 
-def count_pixels(samples: Iterable[dict], num_classes: int, ignored: int) -> np.ndarray:
-    """Count pixels by annotated and predicted class.
+class PixelMatrix(BaseMetric):
+    """Counts pixels by annotated and predicted class.
 
     Args:
-        samples (Iterable[dict]): As ``tools/test.py --out`` writes them.
-        num_classes (int): How many classes there are.
         ignored (int): The annotated label that is not counted.
 
-    Returns:
-        np.ndarray: Counts of shape (annotated, predicted), int64.
+    Attributes:
+        matrix (np.ndarray): Counts of shape (annotated, predicted), int64, after the test.
     """
-    counts = np.zeros(num_classes**2, np.int64)
-    for sample in samples:
-        annotated, predicted = (
-            sample[name]['data'].numpy().astype(np.int64).ravel()
-            for name in ('gt_sem_seg', 'pred_sem_seg')
-        )
-        pairs = (num_classes * annotated + predicted)[annotated != ignored]
-        counts += np.bincount(pairs, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+
+    def __init__(self, ignored: int) -> None:
+        super().__init__()
+        self.ignored = ignored
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Count the pixels of a batch."""
+        num_classes = len(self.dataset_meta['classes'])
+        for sample in data_samples:
+            annotated, predicted = (
+                sample[name]['data'].cpu().numpy().astype(np.int64).ravel()
+                for name in ('gt_sem_seg', 'pred_sem_seg')
+            )
+            pairs = (num_classes * annotated + predicted)[annotated != self.ignored]
+            counts = np.bincount(pairs, minlength=num_classes**2)
+            self.results.append(counts.reshape(num_classes, num_classes))
+
+    def compute_metrics(self, results: list[np.ndarray]) -> dict:
+        """Keep the sum over all images."""
+        self.matrix = sum(results)
+        return {}
 
 
 if __name__ == '__main__':
