@@ -400,6 +400,7 @@ def test_an_operator_that_is_not_served_is_named_before_training(here):
 )
 def test_operators_are_found_through_what_calls_them():
     import mmcv.ops
+    import mmdet.models  # noqa: F401 (registers them)
     from mmdet.registry import MODELS, TASK_UTILS
 
     class Pool(mmcv.ops.RoIPool):
@@ -409,4 +410,6 @@ def test_operators_are_found_through_what_calls_them():
     for served in (mmcv.ops.soft_nms, mmcv.ops.DeformConv2dPack, mmcv.ops.batched_nms):
         assert report.missing_operators(served) == set()
     for kind in [*MODELS.module_dict.values(), *TASK_UTILS.module_dict.values()]:
-        assert report.missing_operators(kind) == set(), kind  # all of mmdet is served
+        # All of mmdet is served but for lane detection, which the forks alone have.
+        expected = {'line_nms_forward'} if kind.__name__ == 'CLRHead' else set()
+        assert report.missing_operators(kind) == expected, kind
