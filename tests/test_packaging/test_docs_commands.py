@@ -203,6 +203,17 @@ RUN_BY = {
     'tools/visualization/vis_cam.py --titles': CAM,
     'benchmarks/cpu.sh': f'{HERE}::test_operator_benchmark',
     'tools/analysis_tools/benchmark.py': BENCHMARK,
+    **dict.fromkeys(
+        [
+            f'tools/train.py {option}'
+            for option in (
+                '--work-dir',
+                'train_dataloader.dataset.ann_file=',
+                'val_dataloader.dataset.ann_file=',
+            )
+        ],
+        TUTORIAL,
+    ),
     'benchmarks/gpu.sh': 'test_benchmarks/test_gpu_script.py::test_rehearsal',
     **dict.fromkeys(
         [

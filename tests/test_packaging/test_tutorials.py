@@ -25,6 +25,7 @@ LEAVES = {
     # with --not-show, --output-dir and --show-number
     'tools/analysis_tools/browse_dataset.py': 'work_dirs/browse/*',
     'tools/visualization/vis_scheduler.py': 'work_dirs/schedule/my_schedule.png',
+    # with --work-dir, and other values of ann_file
     'tools/train.py': 'work_dirs/*/last_checkpoint',
     'tools/test.py': 'work_dirs/drawings/**/*.*g',
     'demo/image_demo.py': 'work_dirs/*.html',
