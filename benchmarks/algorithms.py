@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate, pseudo_collate
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 import mmdmformer  # noqa: F401  (registers, and serves mmcv.ops)
@@ -74,7 +75,7 @@ def _preference(config: Path) -> tuple:
 def _has_model(config: Path) -> bool:
     try:
         return 'type' in Config.fromfile(config).get('model', {})
-    except FileNotFoundError:  # of another config that it names
+    except (FileNotFoundError, RuntimeError):  # its own fault, which its row will name
         return True
 
 
@@ -143,8 +144,7 @@ def try_once(toolbox: str, cfg: Config, swap: bool) -> None:
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     model = registry.MODELS.build(cfg.model).train()
-    if hasattr(model, 'set_epoch'):  # as a hook of its config does
-        model.set_epoch(0)
+    MessageHub.get_current_instance().update_info('epoch', 0)  # as a runner does
     losses = model(**model.data_preprocessor(make_batch(toolbox, cfg), True), mode='loss')
     loss, _ = model.parse_losses(losses)
     loss.backward()
