@@ -3,8 +3,8 @@
 
 Of each folder of configs that an installed toolbox brings, one config is taken. Its backbone gives
 way to DMFormer-nano, necks and heads get DMFormer's channels, and two random images of 128 pixels
-(or of 320, where the config's own backbone fails with that) go through loss, backward pass and
-prediction. A row passes if the loss is finite, if it moves the backbone,
+(of 224, and then of 320, where the config's own backbone cannot work with that) go through loss,
+backward pass and prediction. A row passes if the loss is finite, if it moves the backbone,
 and if each image gets a prediction; networks that are pretrained without labels predict nothing.
 Where a row fails, the same is tried with the config's own backbone. Nothing is downloaded: configs
 that want a pretrained language model fail.
@@ -50,7 +50,8 @@ BEGIN, END = '<!-- algorithms table -->', '<!-- end of algorithms table -->'
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 FIELDS = ('toolbox', 'algorithm', 'config', 'result', 'reason')
 PASSES, FAILS, OWN_FAILS, OTHER_KIND = 'passes', 'fails', 'its own fails too', 'of another kind'
-SIDE, LARGER_SIDE, BATCH = 128, 320, 2
+SIDES, BATCH = (128, 224, 320), 2
+SIDE = SIDES[0]
 
 
 class OtherKind(Exception):
@@ -101,9 +102,9 @@ def run(toolbox: str, config: Path) -> tuple[str, str]:
 
 
 def describe(error: Exception) -> str:
-    """The error in one short line."""
-    lines = str(error).strip().splitlines() or ['']
-    return f'{type(error).__name__}: {lines[0]}'[:160]
+    """The error in one short line, without the place where packages are installed."""
+    lines = re.sub(r'[^\s"\']*site-packages/', '', str(error)).strip().splitlines() or ['']
+    return ' '.join(f'{type(error).__name__}: {lines[0]}'.split())[:160]
 
 
 def load(toolbox: str, path: Path) -> Config:
@@ -338,9 +339,10 @@ def measure(limit: int, toolboxes: list[str], only: list[str]) -> None:
             if (toolbox, algorithm) in done or (only and algorithm not in only):
                 continue
             start = time.perf_counter()
-            found = _run_apart(context, limit, toolbox, config, SIDE)
-            if found[0] == OWN_FAILS:
-                found = _run_apart(context, limit, toolbox, config, LARGER_SIDE)
+            for side in SIDES:
+                found = _run_apart(context, limit, toolbox, config, side)
+                if found[0] in (PASSES, FAILS):
+                    break
             append_row(dict(zip(FIELDS, (toolbox, algorithm, config.name, *found), strict=True)))
             print(f'{time.perf_counter() - start:4.0f} s {toolbox} {algorithm} {found}', flush=True)
 
