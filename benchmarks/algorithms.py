@@ -102,9 +102,9 @@ def run(toolbox: str, config: Path) -> tuple[str, str]:
 
 
 def describe(error: Exception) -> str:
-    """The error in one short line, without the place where packages are installed."""
-    lines = re.sub(r'[^\s"\']*site-packages/', '', str(error)).strip().splitlines() or ['']
-    return ' '.join(f'{type(error).__name__}: {lines[0]}'.split())[:160]
+    """The error in one short line, without the folders of files."""
+    lines = re.sub(r'[^\s"\'`]*/', '', str(error)).strip().splitlines() or ['']
+    return ' '.join(f'{type(error).__name__}: {lines[0]}'.split()).rstrip(':')[:160]
 
 
 def load(toolbox: str, path: Path) -> Config:
