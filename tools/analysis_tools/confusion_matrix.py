@@ -64,7 +64,8 @@ def draw_segmentation(config: Path, tool: Path, arguments: list[str]) -> None:
     command = test._parser().parse_args([str(config), args.checkpoint])
     command.cfg_options = args.cfg_options
     cfg = test.test_config(command)
-    pixels = PixelMatrix(cfg.test_evaluator.get('ignore_index', 255))
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    pixels = PixelMatrix(next((m['ignore_index'] for m in metrics if 'ignore_index' in m), 255))
     test.run_test(cfg, [pixels])
     draw = runpy.run_path(str(tool))['plot_confusion_matrix']
     classes = pixels.dataset_meta['classes']
