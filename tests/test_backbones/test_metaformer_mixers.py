@@ -89,6 +89,7 @@ def test_layer_depth_rises_from_block_to_block(mixer, deploy):
     assert {depth for depth, _ in depths} == set(range(6))
 
 
+@pytest.mark.slow
 @each_mixer
 def test_capture_in_one_graph(mixer):
     torch.compiler.reset()

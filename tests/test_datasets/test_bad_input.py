@@ -567,6 +567,7 @@ def log_of(data):
     return log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, workers', [('classification', 0), ('segmentation', 2)])
 def test_training_goes_on_and_logs_what_it_replaced(task, workers, python, data):
     bad = spoil(images(task, data)[:2])

@@ -197,6 +197,7 @@ converters.{prepare.__name__}({folder!r}, {out!r}, layout={layout!r})
 """
 
 
+@pytest.mark.slow
 def test_goes_on_after_an_interruption(published, bare_python, tmp_path, request):
     folder, expected, run = published
     _, prepare, layout = SETS[request.node.callspec.params['published']]

@@ -109,6 +109,7 @@ def find_free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
+@pytest.mark.slow
 def test_two_processes_without_gpu(tmp_path):
     ports = find_free_ports(len(WRAPPERS))
     # A fork of a process that has computed gradients may compute none.

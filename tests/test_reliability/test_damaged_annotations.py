@@ -21,6 +21,7 @@ from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.datasets.instances import check_instances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'inject, times', [(damaged_instances, 60), (damaged_maps, 60), (damaged_classes, 12)]
 )

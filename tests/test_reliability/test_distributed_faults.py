@@ -9,6 +9,7 @@ from faults.mini_runs import MiniRun, make_data
 from faults.training import different_lengths, lose_process
 
 
+@pytest.mark.slow
 def test_the_other_process_ends_with_a_message(tmp_path):
     outcome = lose_process(3, tmp_path, 0)
     assert outcome.lost == []
@@ -18,12 +19,14 @@ def test_the_other_process_ends_with_a_message(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_different_data_are_told_before_training(tmp_path):
     outcome = different_lengths(1, tmp_path, 0)
     assert outcome.lost == []
     assert outcome.counts == {'both ended with one sentence before training': 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'bad, code, sentence, told',
     [

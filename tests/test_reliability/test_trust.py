@@ -19,6 +19,7 @@ UNSAFE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', trust._WAYS_IN)
 def test_checkpoint_that_brings_code_is_refused(way, tmp_path, mini_data, monkeypatch):
     (tmp_path / 'data').symlink_to(mini_data)
