@@ -84,7 +84,7 @@ class Epoch:
 class Images(NamedTuple):
     """Images and their labels."""
 
-    images: Tensor  # (N, 3, size, size), normalised
+    images: Tensor  # (N, 3, size, size), normalized
     labels: Tensor  # (N, )
 
 

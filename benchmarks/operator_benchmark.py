@@ -153,7 +153,7 @@ def count_multiply_adds(shape: tuple[int, int, int, int]) -> int:
         int: The number.
 
     Examples:
-        >>> count_multiply_adds((1, 1, 1, 1))  # the centre of each kernel
+        >>> count_multiply_adds((1, 1, 1, 1))  # the center of each kernel
         3
     """
     batch, channels, height, width = shape

@@ -39,7 +39,7 @@ class Leg:
     metric_title: str
     floor: float
     unit: float = 1.0  # what the evaluator calls 100 %
-    initialised: bool = True  # from the classification leg's checkpoint
+    initialized: bool = True  # from the classification leg's checkpoint
     optional: bool = False
     options: dict[str, object] = field(default_factory=dict)  # --cfg-options of all its commands
     drawing: dict[str, object] = field(default_factory=dict)  # more of them for the drawings
@@ -54,7 +54,7 @@ LEGS = (
         'top-1',
         floor=98.5,
         unit=100.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.rescale_factor': 4},
     ),
     Leg(
@@ -109,7 +109,7 @@ REAL_LEGS = (
         'top-1',
         floor=85.0,
         unit=100.0,
-        initialised=False,
+        initialized=False,
         drawing={
             'default_hooks.visualization.rescale_factor': 4,
             # of ten thousand, one of each of the first classes
@@ -123,7 +123,7 @@ REAL_LEGS = (
         'coco/bbox_mAP_50',
         'box AP50',
         floor=80.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
     Leg(
@@ -134,7 +134,7 @@ REAL_LEGS = (
         'mIoU',
         floor=55.0,
         unit=100.0,
-        initialised=False,
+        initialized=False,
     ),
     Leg(
         'instance-segmentation',
@@ -143,7 +143,7 @@ REAL_LEGS = (
         'coco/segm_mAP_50',
         'mask AP50',
         floor=75.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
 )
@@ -218,7 +218,7 @@ def chosen_legs(args: argparse.Namespace) -> list[Leg]:
         return [leg for leg in REAL_LEGS if args.only in (None, leg.name)]
     if args.only:
         only = next(leg for leg in LEGS if leg.name == args.only)
-        return [LEGS[0], only] if only.initialised else [only]
+        return [LEGS[0], only] if only.initialized else [only]
     return [leg for leg in LEGS if args.all or not leg.optional]
 
 
@@ -310,7 +310,7 @@ def run_leg(leg: Leg, work_dir: Path) -> Result:
     before = test(leg, str(untrained), folder / 'untrained', log, *options)
 
     training = dict(leg.options)
-    if leg.initialised:
+    if leg.initialized:
         pretrained = last_checkpoint(work_dir / LEGS[0].name / 'train')
         training['model.backbone.init_cfg.checkpoint'] = pretrained
     options = ['--work-dir', str(folder / 'train'), *cfg_options(training)]

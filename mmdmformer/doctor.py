@@ -113,11 +113,11 @@ def examine(
 def print_page(diagnosis: Diagnosis) -> None:
     """Print the page of a diagnosis."""
     table = Table.grid(padding=(0, 2))
-    colours = {True: 'green', False: 'yellow', None: ''}
+    colors = {True: 'green', False: 'yellow', None: ''}
     for title, lines in diagnosis.sections.items():
         table.add_row(Text(title, style='bold'))
         for line in lines:
-            table.add_row(Text(f'  {line.name}'), Text(line.text, style=colours[line.good]))
+            table.add_row(Text(f'  {line.name}'), Text(line.text, style=colors[line.good]))
     Console().print(table)
 
 

@@ -412,8 +412,8 @@ def plot(results: list[Measurement], path: str | Path, title: str) -> None:
             [m - min(r.seconds) * 1e3 for m, r in zip(medians, rows, strict=True)],
             [max(r.seconds) * 1e3 - m for m, r in zip(medians, rows, strict=True)],
         ]
-        colours = ['C1' if r.name.startswith('DMFormer') else 'C0' for r in rows]
-        axes.barh([r.name for r in rows], medians, xerr=spread, color=colours)
+        colors = ['C1' if r.name.startswith('DMFormer') else 'C0' for r in rows]
+        axes.barh([r.name for r in rows], medians, xerr=spread, color=colors)
         axes.set_title(str(case), fontsize=10)
         axes.set_xlabel('ms')
     figure.suptitle(title, fontsize=8)

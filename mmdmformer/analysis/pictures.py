@@ -17,7 +17,7 @@ TEXT_LINE = 18
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image upright and in true colours.
+    """Read an image upright and in true colors.
 
     Args:
         path (str | Path): Image file.

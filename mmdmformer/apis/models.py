@@ -65,7 +65,7 @@ def get_model(
 ) -> nn.Module:
     """Build a network, with random weights or those of a checkpoint.
 
-    Images go in normalised; :func:`data_settings` says how. The module is in
+    Images go in normalized; :func:`data_settings` says how. The module is in
     training mode, as all new ones are.
 
     Args:
@@ -156,7 +156,7 @@ def data_settings(name: str) -> dict[str, Any]:
 
     Returns:
         dict: ``image_size`` in pixels; ``crop_pct``, the share of the shorter
-        side that the centre crop keeps; ``interpolation``; ``mean`` and
+        side that the center crop keeps; ``interpolation``; ``mean`` and
         ``std`` of RGB values from 0 to 1.
 
     Examples:

@@ -14,7 +14,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers import DynamicTokenAttention
@@ -80,7 +80,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             by default, do not update their statistics. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -147,7 +147,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             in_channels=in_channels,
             window_size=window_size,
             drop_path_rate=drop_path_rate,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
             use_abs_pos_embed=position == 'absolute',
             pad_small_map=pad_small_map,
         )

@@ -89,7 +89,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
         self.attn = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
 
     def init_weights(self) -> None:
-        """Nothing: the network initialises all its layers alike."""
+        """Nothing: the network initializes all its layers alike."""
         BaseModule.init_weights(self)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -151,7 +151,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             by default, do not update their statistics. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.

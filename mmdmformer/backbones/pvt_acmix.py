@@ -39,7 +39,7 @@ class ClassTokenEmbedding(AbsolutePositionEmbedding):
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, pos_dim))
 
     def init_weights(self) -> None:
-        """Initialise positions and the token."""
+        """Initialize positions and the token."""
         super().init_weights()
         for parameter in (self.cls_token, self.cls_pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -145,7 +145,7 @@ class PVTACmix(Backbone):
             learned for; they are interpolated for others. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         cls_token (bool): Whether the last stage has a class token, as PVT's
-            classifiers do. Its normalised state, of shape (B, C), then is the
+            classifiers do. Its normalized state, of shape (B, C), then is the
             last stage's output. Defaults to False.
         kv (str): How keys and values reach the whole grid for the convolution
             path: ``'upsample'`` or ``'shared'``; see
@@ -169,7 +169,7 @@ class PVTACmix(Backbone):
             use their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.

@@ -13,7 +13,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers.acmix import ACmixOperator, ConvolutionPath
@@ -100,7 +100,7 @@ class BottleneckResNet(BackboneContract, ResNet):
             their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -155,7 +155,7 @@ class BottleneckResNet(BackboneContract, ResNet):
             num_stages=num_stages,
             strides=strides,
             dilations=dilations,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
             norm_cfg=norm_cfg,
             with_cp=with_cp,
             zero_init_residual=False,

@@ -16,7 +16,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers.acmix import ACmixOperator, ConvolutionPath
@@ -27,7 +27,7 @@ class ShiftedWindowACmix(nn.Module):
     """ACmix on a map that is padded to whole windows and may be rolled.
 
     The convolution path sees the rolled map as it is: the seam of the roll is
-    a neighbourhood like others, as in the released code.
+    a neighborhood like others, as in the released code.
 
     Args:
         channels (int): Number of channels.
@@ -192,7 +192,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
             use their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -244,7 +244,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         super().__init__(
             {**arch, 'depths': (0,) * num_stages},  # the blocks are not mmpretrain's
             in_channels=in_channels,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
         )
         self.depths = depths
         self.stage_channels = tuple(self.num_features)

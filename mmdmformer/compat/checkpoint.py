@@ -70,7 +70,7 @@ def allow_records(names: Iterable[str]) -> None:
 def guard_loader() -> None:
     """Make every checkpoint that mmengine loads pass through :func:`weights_only`.
 
-    Runner, initialisers and inferencers of all toolboxes load through
+    Runner, initializers and inferencers of all toolboxes load through
     ``CheckpointLoader.load_checkpoint``, from files and from URLs alike.
     """
     loader = mmengine_checkpoint.CheckpointLoader

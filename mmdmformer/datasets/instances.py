@@ -152,7 +152,7 @@ def _fills(mask: Any, size: list[int]) -> bool:
 
 
 def complete_instances(content: dict) -> None:
-    """Write out what other readers take for granted and labelling tools leave out.
+    """Write out what other readers take for granted and labeling tools leave out.
 
     Sides become whole numbers, a missing ``iscrowd`` 0, and of a mask the parts with fewer than
     three points go, which pycocotools takes for boxes. Of two categories of one name, the one that

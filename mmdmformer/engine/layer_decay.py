@@ -20,7 +20,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     of their own backbones only.
 
     Args:
-        optim_wrapper_cfg (dict): Config of the optimiser wrapper; its
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper; its
             ``optimizer`` has an ``lr``.
         paramwise_cfg (dict): ``layer_decay_rate`` (float), above 0 and at
             most 1, and any option of mmengine's constructor

@@ -125,7 +125,7 @@ class DynamicTokenAttention(nn.Module):
     - ``none``: (S + B) V,
     - ``scaling``: (S / d + B) V,
     - ``scaling_relu``: relu(S / d + B) V,
-    - ``ln``: LN(S / sqrt(d) + B) V, normalised over the keys,
+    - ``ln``: LN(S / sqrt(d) + B) V, normalized over the keys,
     - ``ln_relu``: relu(LN(S / sqrt(d) + B)) V.
 
     Without a non-linearity, (S / d + B) V = Q (K^T V) / d + B V, which is how
@@ -239,9 +239,9 @@ class DynamicTokenAttention(nn.Module):
             self.qk = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         else:
             self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        normalises = activation.startswith('ln')
+        normalizes = activation.startswith('ln')
         num_keys = height * width + num_extra_tokens
-        self.map_norm = nn.LayerNorm(num_keys) if normalises and ln_affine else None
+        self.map_norm = nn.LayerNorm(num_keys) if normalizes and ln_affine else None
         self.proj = nn.Linear(embed_dims, embed_dims)
         self._register_load_state_dict_pre_hook(self._adapt_weights)
 

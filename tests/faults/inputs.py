@@ -129,7 +129,7 @@ def _judge_image(dataset: BaseDataset, index: int, kind: str, expected: Any) -> 
     if expected is None or not fits:
         raise Loss(f'{kind} is read')
     difference = np.abs(pixels[..., ::-1].astype(float) - np.asarray(expected)).mean()
-    if difference > 4:  # of 255; lossy formats change colours
+    if difference > 4:  # of 255; lossy formats change colors
         raise Loss(f'{kind} is read as another image ({difference:.0f} of 255 off)')
     if 'gt_label' in info and sample['data_samples'].gt_label.item() != info['gt_label']:
         raise Loss(f'{kind} changes the label')
@@ -219,7 +219,7 @@ def _read_instances(content: dict) -> dict[Any, list[tuple]]:
 @fault(
     'Input',
     "Damaged label maps in ADE20K's layout",
-    how='other bytes, formats, depths, sizes, colours, values out of range, EXIF-rotated, missing',
+    how='other bytes, formats, depths, sizes, colors, values out of range, EXIF-rotated, missing',
     times=300,
 )
 def damaged_maps(times: int, folder: Path, seed: int) -> Outcome:
@@ -250,7 +250,7 @@ def _damage_map(dataset: BaseDataset, rng: np.random.Generator) -> str:
         path.write_bytes(content)
     if expected is None:
         raise Loss('labels that cannot be right are read')
-    # 0 is unlabelled, and classes count from 1
+    # 0 is unlabeled, and classes count from 1
     if not np.array_equal(info['gt_seg_map'], np.where(expected == 0, 255, expected - 1)):
         raise Loss('other labels are read than were drawn')
     return 'read as it was drawn'

@@ -124,7 +124,7 @@ def _run(main: Callable, *args: str) -> str:
     raise Loss(f'it goes on: {stderr.getvalue()[-300:]}')
 
 
-def _initialise(kind: str, folder: Path, file: Path) -> str:
+def _initialize(kind: str, folder: Path, file: Path) -> str:
     place = 'model.backbone.init_cfg'
     return _run(train.main, *_config(folder), f'{place}.type={kind}', f'{place}.checkpoint={file}')
 
@@ -166,8 +166,8 @@ def _told(load: Callable, *args: Any) -> str:
 _WAYS_IN = dict(
     load_from=lambda folder, file: _run(train.main, *_config(folder), f'load_from={file}'),
     resume=lambda folder, file: _run(train.main, *_config(folder), '--resume', str(file)),
-    pretrained=partial(_initialise, 'Pretrained'),
-    checked=partial(_initialise, 'CheckedPretrained'),
+    pretrained=partial(_initialize, 'Pretrained'),
+    checked=partial(_initialize, 'CheckedPretrained'),
     test=lambda folder, file: _run(test.main, _config(folder)[0], str(file), *_config(folder)[1:]),
     fold=_fold,
     publish=lambda folder, file: _told(publish, str(file), folder / 'out.pth'),

@@ -104,7 +104,7 @@ def test_map_is_that_of_the_wanted_class(wanted, brightest, quadrants):
     assert result.values[16:, :16].sum() > 0.93 * result.values.sum() > 0
 
 
-def test_view_has_true_colours(brightest, quadrants):
+def test_view_has_true_colors(brightest, quadrants):
     result = explain(brightest, quadrants / 'image.png')
     np.testing.assert_allclose(result.view[4, 28], np.array([255, 200, 200]) / 255, atol=1e-6)
     drawn = np.asarray(cam.draw(result, height=64))

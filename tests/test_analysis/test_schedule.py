@@ -217,7 +217,7 @@ def test_momentum_and_weight_decay_that_change(without_data, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
-def test_optimiser_without_momentum_and_with_mixed_precision(kind, without_data):
+def test_optimizer_without_momentum_and_with_mixed_precision(kind, without_data):
     cfg = short_segmentation()
     optimizer = dict(type='Adagrad', lr=1.0)
     cfg.optim_wrapper = dict(type=kind, loss_scale='dynamic', optimizer=optimizer)
@@ -226,7 +226,7 @@ def test_optimiser_without_momentum_and_with_mixed_precision(kind, without_data)
     assert 'momentum' not in format_schedule(schedule)
 
 
-def test_many_groups_are_summarised(without_data):
+def test_many_groups_are_summarized(without_data):
     cfg = short_segmentation()
     multipliers = {f'backbone.stages.{s}': dict(lr_mult=0.5 ** (4 - s)) for s in range(4)}
     cfg.optim_wrapper.paramwise_cfg = dict(

@@ -121,8 +121,8 @@ def test_forward_follows_the_equations():
         return x @ weights[f'{name}.weight'].T + weights[f'{name}.bias']
 
     def channel_norm(x, name):
-        centred = x - x.mean(dim=1, keepdim=True)
-        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+        centered = x - x.mean(dim=1, keepdim=True)
+        scaled = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
         w, b = weights[f'{name}.weight'], weights[f'{name}.bias']
         return scaled * w[:, None, None] + b[:, None, None]
 

@@ -69,7 +69,7 @@ def test_ablations_differ_in_what_they_say():
 
 @pytest.mark.parametrize('name', list(NETWORKS)[6:])
 def test_segmentation_starts_from_the_classifier(name, tmp_path):
-    """Networks of the toolbox would take another initialisation without a word."""
+    """Networks of the toolbox would take another initialization without a word."""
     folders = Folders(REPOSITORY, tmp_path, tmp_path)
     first, second = (Run(0, name, task) for task in TASKS)
     classifier = build_model(make_config(first, RECIPE, folders))

@@ -140,7 +140,7 @@ def test_config_needs_no_toolbox_beside_its_own(path):
 
 
 @each_config
-def test_images_are_normalised_as_in_pretraining(path):
+def test_images_are_normalized_as_in_pretraining(path):
     preprocessor = Config.fromfile(path).model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53]
     assert preprocessor.std == [58.395, 57.12, 57.375]

@@ -58,7 +58,7 @@ def model(cfg):
 
 @pytest.fixture(scope='module')
 def initial_log(model):
-    """What the log says while the model's weights are initialised."""
+    """What the log says while the model's weights are initialized."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

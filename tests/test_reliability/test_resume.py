@@ -67,8 +67,8 @@ def test_killed_within_an_accumulation_window_goes_on_with_its_gradient(processe
     killed = run.start(INJECT='step:6:kill', INJECT_RANK='0')
     end(killed[0])
     [process.kill() for process in killed]
-    signalled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
-    assert signalled == [75] * processes, run.output()[-2000:]
+    signaled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
+    assert signaled == [75] * processes, run.output()[-2000:]
     assert last_checkpoint(run.work_dir).name == 'epoch_2_iter_10.pth'
     assert run.run('--resume') == [0] * processes, run.output()[-2000:]
     for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'):

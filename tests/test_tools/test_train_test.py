@@ -191,7 +191,7 @@ def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data
     scores = np.stack([p['pred_score'].numpy() for p in load(tmp_path / 'out.pkl')])
     np.testing.assert_allclose(scores, scores_by_hand(trained / 'epoch_2.pth')[0], atol=1e-4)
     sizes = [path.stat().st_size for path in (tmp_path / 'folded.pth', trained / 'epoch_2.pth')]
-    assert sizes[0] < sizes[1] / 2  # without the optimiser
+    assert sizes[0] < sizes[1] / 2  # without the optimizer
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Write a checkpoint's weights for others: as .pth and .safetensors, with a hash in each name.
 
-The states of optimiser, schedules and log are left out. Everything here loads both files.
+The states of optimizer, schedules and log are left out. Everything here loads both files.
 """
 
 import argparse

@@ -58,7 +58,7 @@ class NonFiniteHook(Hook):
         self._scale: float | None = None
 
     def before_train(self, runner) -> None:
-        """Watch the optimiser."""
+        """Watch the optimizer."""
         self._scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if self._scaler is not None:
             self._scale = self._scaler.get_scale()
@@ -73,7 +73,7 @@ class NonFiniteHook(Hook):
             return
         self._bad_gradients = [id(p) for p in learned if not p.grad.isfinite().all()]
         for p in learned:
-            p.grad = None  # an optimiser passes over what has no gradient
+            p.grad = None  # an optimizer passes over what has no gradient
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Remember the buffers."""

@@ -11,7 +11,7 @@ class Recipe:
     """What a main leaf must hold. Its variants and its mini leaf inherit it.
 
     Attributes:
-        optimizer (dict): The optimiser with its settings, as the config names them.
+        optimizer (dict): The optimizer with its settings, as the config names them.
         batch (int): Images in a step on 8 GPUs.
         length (dict): ``max_epochs`` or ``max_iters``.
         course (Course): The learning rate.
