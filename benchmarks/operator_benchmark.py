@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The depth-wise operator beside three torch convolutions, and how far the machine's limits are."""
+"""The depthwise operator beside three torch convolutions, and how far the machine's limits are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ class MuonWithAdamW(Optimizer):
     """Muon for what it can take, AdamW for the rest.
 
     Muon takes the weights of linear layers and of dense convolutions, each kernel as a row of a
-    matrix; norms, biases, depth-wise convolutions and tables go to AdamW. Muon's steps are scaled
+    matrix; norms, biases, depthwise convolutions and tables go to AdamW. Muon's steps are scaled
     to AdamW's, so that one learning rate and one weight decay serve both. torch's own ``Muon``
     (2.9 to 2.15) refuses whatever is no matrix.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Self-attention as dynamic convolution: other activations, depth-wise kernels."""
+"""Self-attention as dynamic convolution: other activations, depthwise kernels."""
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +136,7 @@ class DynamicTokenAttention(nn.Module):
 
     The window may be the whole grid of a plain vision transformer; tokens in
     front of the grid's (a class token) have no relative positions. Neither the
-    depth-wise nor the rearranged form ever holds an N x N tensor of a large
+    depthwise nor the rearranged form ever holds an N x N tensor of a large
     grid.
 
     Source: `Interpret Vision Transformers as ConvNets with Dynamic
@@ -159,7 +159,7 @@ class DynamicTokenAttention(nn.Module):
         rel_on_values (bool): Whether B is added after the activation, not
             before. Defaults to False.
         rel_per_channel (bool): Whether each channel, not each head, has its
-            own relative positions; for depth-wise kernels. Defaults to False.
+            own relative positions; for depthwise kernels. Defaults to False.
         ln_affine (bool): Whether ``ln`` and ``ln_relu`` learn a scale and a
             shift for each key, which fixes the number of keys.
             Defaults to True.
@@ -479,7 +479,7 @@ def _relative_indices(window_size: tuple[int, int], device: torch.device) -> Ten
 def toeplitz_product(table: Tensor, v: Tensor, window_size: tuple[int, int]) -> Tensor:
     """Multiply that matrix and the tokens, in O(N log N) and without the matrix.
 
-    It is a depth-wise convolution of the map of tokens with the table. With
+    It is a depthwise convolution of the map of tokens with the table. With
     the table's sides as the period, a circular one reaches no token twice.
 
     Args:

@@ -23,7 +23,7 @@ CLASSIFIER = REPOSITORY / 'configs/mini/dmformer-nano_mini-imagenet.py'
 
 
 class Boxes(nn.Module):
-    """Depth-wise convolutions with equal, positive weights."""
+    """Depthwise convolutions with equal, positive weights."""
 
     def __init__(self, *kernels, dilation=1, last=None):
         super().__init__()

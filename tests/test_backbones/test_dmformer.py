@@ -173,7 +173,7 @@ def test_initial_values():
     block = model.stages[2].blocks[0]
     assert block.layer_scale_1.tolist() == [0.25] * 80
     branch = block.mixer.branches[2]
-    # Fan-out of a depth-wise kernel is its size, whatever the number of channels.
+    # Fan-out of a depthwise kernel is its size, whatever the number of channels.
     assert branch.weight.std().item() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
     assert block.mixer.gate.fcs[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not branch.bias.any()

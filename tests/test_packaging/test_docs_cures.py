@@ -41,7 +41,7 @@ CURES = {
     'test_training_writes_checkpoints_and_obeys_the_options',
     'NaN': 'test_reliability/test_finite.py::'
     'test_run_stops_with_the_names_and_keeps_its_checkpoint',
-    'Slow dilated depth-wise convolutions': 'test_benchmarks/test_operator_benchmark.py::'
+    'Slow dilated depthwise convolutions': 'test_benchmarks/test_operator_benchmark.py::'
     'test_operator_is_faster_than_three_convolutions',
     'Parameter counts that differ from the paper': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',

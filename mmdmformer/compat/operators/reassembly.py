@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Content-aware upsampling (CARAFE) and point-wise spatial attention (PSA)."""
+"""Content-aware upsampling (CARAFE) and pointwise spatial attention (PSA)."""
 
 from __future__ import annotations
 
