@@ -221,7 +221,7 @@ def find_cause(annotation: Mapping, with_mask: bool) -> str | None:
 
 
 def find_training_cause(annotation: Mapping, with_mask: bool) -> str | None:
-    """Likewise, with what mmdet's CocoDataset leaves out in training alone."""
+    """Why an object does not count in training, where mmdet's CocoDataset drops more of them."""
     if annotation.get('ignore'):
         return IGNORED
     cause = find_cause(annotation, with_mask)

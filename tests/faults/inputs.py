@@ -321,15 +321,15 @@ def damaged_configs(times: int, folder: Path, seed: int) -> Outcome:
 
 
 def _damage_config(configs: Path, rng: np.random.Generator) -> str:
-    leaf = configs / 'mini' / _MINI[str(rng.choice(list(_MINI)))][0]
-    bases = [Path(leaf), *sorted((configs / '_base_').rglob('*.py'))]
+    config = configs / 'mini' / _MINI[str(rng.choice(list(_MINI)))][0]
+    bases = [Path(config), *sorted((configs / '_base_').rglob('*.py'))]
     path = bases[rng.integers(len(bases)) if rng.random() < 0.5 else 0]
     content = path.read_bytes()
     try:
         path.write_bytes(damaged_text(content.decode(), rng))
-        read_config_file(leaf, {'randomness.seed': 1} if rng.random() < 0.5 else {})
+        read_config_file(config, {'randomness.seed': 1} if rng.random() < 0.5 else {})
     except UsageError as error:
-        return _refused(error, leaf)
+        return _refused(error, config)
     finally:
         path.write_bytes(content)
     return 'read'

@@ -22,7 +22,7 @@ CONFIGS = {path: Config.fromfile(path) for path in MAIN}
 
 
 def mains(*kinds, head=None):
-    """Runs a test for each main leaf with one of some kinds of model, and a kind of head."""
+    """Runs a test for each main config with one of some kinds of model, and a kind of head."""
     paths = [
         path
         for path, cfg in CONFIGS.items()
