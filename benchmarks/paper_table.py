@@ -268,7 +268,7 @@ def make_linked_rows(models: list[dict], folder: str) -> str:
 
     Args:
         models (list[dict]): See :func:`make_markdown`.
-        folder (str): See there.
+        folder (str): See :func:`make_markdown`.
 
     Returns:
         str: The text.

@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
         dict[str, float]: The metrics.
 
     Raises:
-        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+        SystemExit: With code 2, after one sentence on stderr, for a user's mistake.
     """
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():

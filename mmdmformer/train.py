@@ -29,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args (Sequence[str], optional): Command line arguments. Defaults to ``sys.argv[1:]``.
 
     Raises:
-        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+        SystemExit: With code 2, after one sentence on stderr, for a user's mistake.
     """
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Say on one page what is installed, which GPUs and data sets are here, and how to train.
+"""Report what is installed, which GPUs and data sets are here, and how to train.
 
 With a config, followed by the options of tools/train.py that it is to train with, exit with 1 and
 the reason if it cannot train here.
@@ -26,14 +26,14 @@ def parse_args(args=None):
 def main(args=None):
     args = parse_args(args)
     try:
-        from mmdmformer.doctor import examine, print_page
-    except ImportError as error:  # it names what is wrong with the environment, and the cure
+        from mmdmformer.doctor import examine, print_report
+    except ImportError as error:  # it names what is wrong with the environment, and the fix
         print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
-    diagnosis = examine(args.config, args.options)
-    print_page(diagnosis)
-    if diagnosis.obstacle is not None:
-        print(f'error: {diagnosis.obstacle}', file=sys.stderr)
+    report = examine(args.config, args.options)
+    print_report(report)
+    if report.obstacle is not None:
+        print(f'error: {report.obstacle}', file=sys.stderr)
         sys.exit(1)
 
 

@@ -63,7 +63,7 @@ def get_model(
     in_channels: int = 3,
     **options: Any,
 ) -> nn.Module:
-    """Build a network, with random weights or those of a checkpoint.
+    """Build a network, randomly initialized or with the weights of a checkpoint.
 
     Images go in normalized; :func:`data_settings` says how. The module is in
     training mode, as all new ones are.

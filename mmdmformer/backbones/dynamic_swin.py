@@ -58,14 +58,14 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             size are interpolated when loaded. Defaults to 7.
         activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
-        kernel (str): Likewise. Defaults to 'standard'.
+        kernel (str): See the mixer. Defaults to 'standard'.
         position (str): ``'relative'``, in each block, or ``'absolute'``,
             added to the patches. Defaults to 'relative'.
         qk_scale (float, optional): See the mixer. Defaults to None.
-        rel_on_values (bool): Likewise. Defaults to False.
-        rel_per_channel (bool): Likewise. Defaults to False.
-        ln_affine (bool): Likewise. Defaults to True.
-        mask_by_einsum (bool): Likewise; the paper's Swin-B with scaling is
+        rel_on_values (bool): See the mixer. Defaults to False.
+        rel_per_channel (bool): See the mixer. Defaults to False.
+        ln_affine (bool): See the mixer. Defaults to True.
+        mask_by_einsum (bool): See the mixer; the paper's Swin-B with scaling is
             counted so, and its Swin-T is not. Defaults to False.
         pad_small_map (bool): Whether maps smaller than a window are padded,
             and those of its size have shifted windows too, as detection and
@@ -235,4 +235,4 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         return parts
 
     def _prepare_relative_position_bias_table(self, *args, **kwargs) -> None:
-        """Nothing: the attention modules take care of their tables."""
+        """Do nothing, as the attention modules resize their tables themselves."""

@@ -57,7 +57,7 @@ class PVTACmixBlock(PVTEncoderLayer):
     Args:
         channels (int): Number of channels.
         num_heads (int): Number of heads.
-        mlp_ratio (int): Expansion ratio of the feed-forward part.
+        mlp_ratio (int): Expansion ratio of the FFN.
         sr_ratio (int): Spatial reduction of keys and values.
         num_extra_tokens (int): Class tokens in front of the grid's.
         kv (str): See :class:`~mmdmformer.mixers.acmix_attention.ReducedProjection`.
@@ -113,7 +113,7 @@ class PVTACmixBlock(PVTEncoderLayer):
 
     def _forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), hw_shape))
-        # The feed-forward part takes maps; with a class token, there is only a column.
+        # The FFN takes maps; with a class token, there is only a column.
         return self.ffn(self.norm2(x), (x.shape[1], 1), identity=x)
 
 
@@ -135,8 +135,7 @@ class PVTACmix(Backbone):
             - **embed_dims** (Sequence[int]): channels,
             - **depths** (Sequence[int]): blocks,
             - **num_heads** (Sequence[int]): heads,
-            - **mlp_ratios** (Sequence[int]): expansion ratios of the
-              feed-forward parts,
+            - **mlp_ratios** (Sequence[int]): expansion ratios of the FFNs,
             - **sr_ratios** (Sequence[int]): spatial reduction of keys and
               values.
 
@@ -158,7 +157,8 @@ class PVTACmix(Backbone):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0. Defaults to 0.
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
@@ -330,7 +330,7 @@ class PVTACmix(Backbone):
         return [stem, nn.ModuleList([*blocks, norm]), *later]
 
     def _init_layers(self) -> None:
-        # As PVT's own code: its rule is for linear layers, which mmdet's feed-forward parts hold as
+        # As PVT's own code: its rule is for linear layers, which mmdet's FFNs hold as
         # convolutions.
         super()._init_layers()
         for module in self.modules():

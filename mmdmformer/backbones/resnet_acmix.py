@@ -222,7 +222,8 @@ class ResNetACmix(BottleneckResNet):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         dilations (Sequence[int]): Ones: ACmix has no dilated form.
             Defaults to (1, 1, 1, 1).
         kwargs: Further arguments of :class:`BottleneckResNet`.

@@ -23,7 +23,7 @@ class PatchwiseMixer(nn.Module):
 
     Args:
         projection (nn.Module): See :class:`~mmdmformer.mixers.ACmixOperator`.
-        attention (nn.Module): See there.
+        attention (nn.Module): See :class:`~mmdmformer.mixers.ACmixOperator`.
     """
 
     def __init__(self, projection: nn.Module, attention: nn.Module) -> None:
@@ -262,7 +262,7 @@ class SAN(Backbone):
         return [self.stem[:3], self.stem[3], *self.stages]
 
     def _init_layers(self) -> None:
-        """Nothing: weights scaled by the fan-out explode where a few channels are made of many."""
+        """Keep torch's defaults: scaled by the fan-out, layers that reduce channels explode."""
 
 
 @MODELS.register_module()
@@ -283,7 +283,8 @@ class SANACmix(SAN):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         kwargs: Further arguments of :class:`SAN`.
 
     Raises:

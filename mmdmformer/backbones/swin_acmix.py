@@ -181,7 +181,8 @@ class SwinACmix(BackboneContract, SwinTransformer):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0. Defaults to 0.
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
@@ -307,7 +308,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         return [self.patch_embed, *stages]
 
     def _prepare_relative_position_bias_table(self, *args) -> None:
-        """Nothing: mmpretrain's networks call it, to resize tables with what scipy has dropped."""
+        """Do nothing where mmpretrain's networks resize tables by a function scipy has dropped."""
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -333,9 +334,10 @@ class ConvSwin(SwinACmix):
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
             Defaults to -1, the last.
         frozen_stages (int): See :class:`SwinACmix`. Defaults to -1.
-        norm_eval (bool): See there. Defaults to False.
-        with_cp (bool): See there. Defaults to False.
-        init_cfg (dict | list[dict], optional): See there. Defaults to None.
+        norm_eval (bool): See :class:`SwinACmix`. Defaults to False.
+        with_cp (bool): See :class:`SwinACmix`. Defaults to False.
+        init_cfg (dict | list[dict], optional): See :class:`SwinACmix`.
+            Defaults to None.
 
     Raises:
         ValueError: If an argument is out of range; the message says what is

@@ -21,7 +21,7 @@ def fill_gaps() -> None:
     that load, and tells torch what mmengine's own checkpoints hold.
 
     Raises:
-        ImportError: When the environment cannot work, naming the cure.
+        ImportError: When the environment cannot work, naming the fix.
     """
     environment.check()
     from . import checkpoint, mmcv_ops  # these import torch, which was checked just now

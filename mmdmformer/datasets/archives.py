@@ -30,7 +30,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 class ArchiveError(RuntimeError):
-    """An archive that cannot be unpacked; the message is one sentence with the cure."""
+    """An archive that cannot be unpacked; the message is one sentence with the fix."""
 
 
 @dataclass(frozen=True)

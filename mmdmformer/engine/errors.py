@@ -3,4 +3,4 @@
 
 
 class UsageError(Exception):
-    """A mistake of the user's; the message is one sentence with the cure."""
+    """A user's mistake; the message is one sentence with the fix."""

@@ -136,19 +136,19 @@ def _require_effect(cfg: Config, key: str, path: str | Path) -> None:
     if name in names or name in _read_by_hooks(cfg):
         return
     if name == 'launcher':
-        cure = 'use --launcher.'
+        fix = 'use --launcher.'
     elif name not in cfg:
         close = difflib.get_close_matches(name, names, n=1)
-        cure = f'did you mean {close[0]}?' if close else 'check the name.'
+        fix = f'did you mean {close[0]}?' if close else 'check the name.'
     else:
         places = _settings_that_hold(cfg, key, names)
-        cure = 'change it in a config file.'
+        fix = 'change it in a config file.'
         if places:
             more = ', ...' if len(places) > _NUM_NAMED else ''
-            cure = f'set {", ".join(places[:_NUM_NAMED])}{more}.'
+            fix = f'set {", ".join(places[:_NUM_NAMED])}{more}.'
     raise UsageError(
         f'--cfg-options {key} would change nothing, as {name} is read by nobody after {path} has '
-        f'been read: {cure}'
+        f'been read: {fix}'
     )
 
 

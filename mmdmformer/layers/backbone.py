@@ -131,7 +131,7 @@ class BackboneContract:
             part.requires_grad_(False)
 
     def _freeze_stages(self) -> None:
-        """Nothing: the toolboxes' networks call it, and each numbers its stages differently."""
+        """Do nothing: the toolboxes' networks call it, and number stages differently."""
 
     def train(self, mode: bool = True) -> 'BackboneContract':
         """Set training mode, but for frozen parts and, with ``norm_eval``, batch norm layers."""

@@ -31,7 +31,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class _GradientOfSameFormat(torch.autograd.Function):
-    """Nothing but for the layout of the gradient.
+    """The identity, but for the memory layout of the gradient.
 
     For gradients that are not contiguous, torch 2.11 predicts other strides than the backward of
     its layer norm gives, and a compiled network ends at the next view.

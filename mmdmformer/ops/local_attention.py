@@ -68,8 +68,8 @@ def window_attention(
     queries, which share their keys.
 
     Args:
-        q (Tensor): Queries of shape (B, C, H', W'), with H' = ceil(H / stride)
-            and W' likewise: those at every ``stride``-th position.
+        q (Tensor): Queries of shape (B, C, H', W') at every ``stride``-th
+            position: H' = ceil(H / stride), W' = ceil(W / stride).
         k (Tensor): Keys of shape (B, C, H, W). The channels are head-major.
         v (Tensor): Values of shape (B, C, H, W).
         num_heads (int): Number of heads.

@@ -86,14 +86,14 @@ def kill_and_resume(
             they are compared with one of ours. Defaults to False.
 
     Returns:
-        Outcome: Losses are a run that does not go on from its newest checkpoint, or that ends with
+        Outcome: Failures are a run that does not resume from its newest checkpoint, or ends with
         other weights than one that nobody killed.
     """
     outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     reference = MiniRun(task, folder, 'reference', processes=processes)
     if any(reference.run('--resume')):
-        outcome.lose(f'the run that nobody killed failed: {reference.output()[-500:]}')
+        outcome.fail(f'the run that nobody killed failed: {reference.output()[-500:]}')
         return outcome
     kills = lives = 0
     while kills < times:
@@ -111,7 +111,7 @@ def kill_and_resume(
                 kills += 1
                 outcome.add(f'killed ({moment})')
             elif not lived:
-                outcome.lose(f'ended with {codes}: {run.output()[-500:]}')
+                outcome.fail(f'ended with {codes}: {run.output()[-500:]}')
                 return outcome
         _compare(outcome, run, reference)
     return outcome
@@ -146,7 +146,7 @@ def _check_start(outcome: Outcome, run: MiniRun, expected: int) -> None:
             f'went on from iteration {resumed[1]}, though {expected} was saved',
         )
     elif expected and '(train)' in output:
-        outcome.lose(f'started anew, though iteration {expected} was saved')
+        outcome.fail(f'started anew, though iteration {expected} was saved')
 
 
 def _compare(outcome: Outcome, run: MiniRun, reference: MiniRun) -> None:
@@ -169,8 +169,8 @@ def signal_and_resume(task: str, times: int, folder: Path, seed: int) -> Outcome
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are another exit code, a signal that costs an iteration or a validation, and
-        other weights in the end than without signals.
+        Outcome: Failures are another exit code, a signal that costs an iteration or a validation,
+        and other weights in the end than without signals.
     """
     outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
@@ -189,9 +189,9 @@ def signal_and_resume(task: str, times: int, folder: Path, seed: int) -> Outcome
         if moment.startswith('step'):
             saved = progress(last_checkpoint(run.work_dir))
             if saved != int(moment.partition(':')[2]):
-                outcome.lose(f'{moment}: iteration {saved} was saved')
+                outcome.fail(f'{moment}: iteration {saved} was saved')
         if run.run('--resume') != [0]:
-            outcome.lose(f'could not go on: {run.output()[-500:]}')
+            outcome.fail(f'could not go on: {run.output()[-500:]}')
             continue
         _compare(outcome, run, reference)
     return outcome
@@ -213,7 +213,7 @@ def damage_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides where the damage is.
 
     Returns:
-        Outcome: Losses are damage that is not noticed, and other weights in the end.
+        Outcome: Failures are damage that is not noticed, and other weights in the end.
     """
     outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
@@ -265,7 +265,7 @@ def full_disk(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides how much of the checkpoint still fits.
 
     Returns:
-        Outcome: Losses are an end without a message, and a checkpoint that suffers.
+        Outcome: Failures are an end without a message, and a checkpoint that suffers.
     """
     outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
@@ -311,7 +311,7 @@ def lose_process(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are a process that waits for ever, or ends without an error.
+        Outcome: Failures are a process that waits for ever, or ends without an error.
     """
     outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
@@ -350,7 +350,7 @@ def different_lengths(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides how many fewer.
 
     Returns:
-        Outcome: Losses are a process that starts to train, or waits for ever.
+        Outcome: Failures are a process that starts to train, or waits for ever.
     """
     outcome = Outcome()
     data = make_data(folder) / 'imagenet'
@@ -389,7 +389,7 @@ def spoil_gradients(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are a step that is taken all the same, an end without the names of the
+        Outcome: Failures are a step that is taken all the same, an end without the names of the
             images, and a stopped run that does not go on as if nothing had been.
     """
     outcome, rng = Outcome(), random.Random(seed)

@@ -82,7 +82,7 @@ def test_variable_may_be_assigned_in_any_way(assignment, name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'key, cure',
+    'key, fix',
     [
         ('optimwrapper.optimizer.lr', 'did you mean optim_wrapper?'),
         ('nonsense', 'check the name.'),
@@ -92,8 +92,8 @@ def test_variable_may_be_assigned_in_any_way(assignment, name, tmp_path):
         ('filename', 'check the name.'),
     ],
 )
-def test_what_nobody_reads_is_refused(key, cure):
-    assert refusal(DETECTOR, f'{key}=x').endswith(cure)
+def test_what_nobody_reads_is_refused(key, fix):
+    assert refusal(DETECTOR, f'{key}=x').endswith(fix)
 
 
 @HOOKS.register_module()

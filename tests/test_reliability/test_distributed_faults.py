@@ -11,7 +11,7 @@ from faults.training import different_lengths, lose_process
 
 def test_the_other_process_ends_with_a_message(tmp_path):
     outcome = lose_process(3, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == {
         f'{action}: the other one ended with an error of its connection': 1
         for action in ('kill', 'stall', 'fail')
@@ -20,7 +20,7 @@ def test_the_other_process_ends_with_a_message(tmp_path):
 
 def test_different_data_are_told_before_training(tmp_path):
     outcome = different_lengths(1, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == {'both ended with one sentence before training': 1}
 
 

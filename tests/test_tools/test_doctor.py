@@ -69,8 +69,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def lines(diagnosis, section):
-    return {line.name: line for line in diagnosis.sections[section]}
+def lines(report, section):
+    return {line.name: line for line in report.sections[section]}
 
 
 def data_lines(**options):
@@ -85,11 +85,11 @@ def test_each_data_set_is_found_beside_others_that_are_missing(name, here):
     for other, line in found.items():
         assert line.good == (other == name)
         assert ('does not exist; make it with `python ' in line.text) == (other != name)
-    diagnosis = examine(str(CONFIG_OF[name]), layouts=LAYOUTS_HERE, quiet=True)
-    assert diagnosis.obstacle is None
+    report = examine(str(CONFIG_OF[name]), layouts=LAYOUTS_HERE, quiet=True)
+    assert report.obstacle is None
     for other in set(SMALL) - {name}:
-        diagnosis = examine(str(CONFIG_OF[other]), layouts=LAYOUTS_HERE, quiet=True)
-        assert diagnosis.obstacle == (
+        report = examine(str(CONFIG_OF[other]), layouts=LAYOUTS_HERE, quiet=True)
+        assert report.obstacle == (
             f'data folder {here / SMALL[other].root} does not exist: make it with '
             f'`{SMALL[other].prepare}`, link it there, or change data_root in the config.'
         )
@@ -138,14 +138,14 @@ def test_what_is_wrong_with_a_data_set_is_said(name, spoil, complaint, here):
     if name == 'COCO 2017':
         ann_file = 'sets/annotations/instances_val2017.json'
         options += [f'{split}_evaluator.ann_file={ann_file}' for split in ('val', 'test')]
-    diagnosis = examine(str(CONFIG_OF[name]), options, layouts=LAYOUTS_HERE, quiet=True)
-    line = diagnosis.sections['Data'][-1]
+    report = examine(str(CONFIG_OF[name]), options, layouts=LAYOUTS_HERE, quiet=True)
+    line = report.sections['Data'][-1]
     assert line.name == name and line.good == (complaint is None)
     if complaint is None:
-        assert diagnosis.obstacle is None
+        assert report.obstacle is None
         return
     assert line.text == f'sets is not complete: {complaint}'
-    assert diagnosis.obstacle == (
+    assert report.obstacle == (
         f'{name} in {here}/sets is not complete ({complaint}): complete it with '
         f'`{layout.prepare} --out sets`.'
     )

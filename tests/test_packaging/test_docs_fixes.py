@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Every cure of docs/troubleshooting.md is tried by a test."""
+"""Every fix of docs/troubleshooting.md is tried by a test."""
 
 import re
 import subprocess
@@ -13,8 +13,8 @@ from mmdmformer import test as test_entry
 from mmdmformer import train as train_entry
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = 'test_packaging/test_docs_cures.py'
-CURES = {
+HERE = 'test_packaging/test_docs_fixes.py'
+FIXES = {
     "`No module named 'mmcv._ext'`": 'test_plugin/test_stock_configs.py::'
     'test_stock_tool_tests_our_config_and_refuses_code',
     "`No module named 'pkg_resources'`": 'test_compat/test_packages.py::'
@@ -58,12 +58,12 @@ CURES = {
 def test_each_complaint_has_its_test():
     page = (ROOT / 'docs/troubleshooting.md').read_text()
     complaints = re.findall(r'^\*\*(.+?)\.?\*\*', page, re.M)
-    assert sorted(complaints) == sorted(CURES)
+    assert sorted(complaints) == sorted(FIXES)
 
 
-@pytest.mark.parametrize('complaint', CURES)
+@pytest.mark.parametrize('complaint', FIXES)
 def test_the_test_is_there(complaint):
-    path, _, name = CURES[complaint].partition('::')
+    path, _, name = FIXES[complaint].partition('::')
     assert re.search(rf'^def {name}\(', (ROOT / 'tests' / path).read_text(), re.M)
 
 
