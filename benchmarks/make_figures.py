@@ -190,7 +190,7 @@ FIGURES = (
     ),
     Figure(
         'benchmarks/miniature/plot.png',
-        'metrics over cost in the study in miniature',
+        'metrics over cost in the study on small data',
         'python benchmarks/train_miniature.py --report',
     ),
     Figure(
@@ -204,7 +204,7 @@ FIGURES = (
 
 def make_table() -> str:
     """The table of figures in docs/pictures.md."""
-    lines = ['| picture | shows | command |', '| --- | --- | --- |']
+    lines = ['| figure | content | command |', '| --- | --- | --- |']
     for figure in FIGURES:
         link = os.path.relpath(figure.picture, 'docs')
         lines.append(f'| [{figure.picture}]({link}) | {figure.shows} | `{figure.command}` |')
