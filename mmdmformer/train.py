@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest in the work folder if none is named '
-        'and there is one',
+        help='resume from this checkpoint, or, if none is given, from the latest in the work '
+        'directory if there is one',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)'

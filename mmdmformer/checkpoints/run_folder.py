@@ -44,7 +44,7 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
         return None
     raise CheckpointError(
         f'no checkpoint in {candidates[0].parent} is intact ({len(candidates)} tried, from '
-        f'{candidates[0].name} on): restore one, or start anew in an empty work folder.'
+        f'{candidates[0].name} on): restore one, or start anew in an empty work directory.'
     )
 
 

@@ -59,13 +59,13 @@ def get_installed_path(package: str) -> str:
 
     Raises:
         ModuleNotFoundError: If it is not installed.
-        RuntimeError: If it is a namespace without a folder of its own.
+        RuntimeError: If it is a namespace without a directory of its own.
     """
     spec = find_spec(package if find_spec(package) is not None else package2module(package))
     if spec is None:
         raise ModuleNotFoundError(f'{package} is not installed.')
     if spec.origin is None:
-        raise RuntimeError(f'{package} is a namespace package, which has no folder of its own.')
+        raise RuntimeError(f'{package} is a namespace package, which has no directory of its own.')
     return os.path.dirname(spec.origin)
 
 

@@ -46,8 +46,10 @@ def run_converter(
             is interrupted.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('archives', help=f'folder that holds {names}')
-    parser.add_argument('--out', default=layout.root, help='folder to write (default: %(default)s)')
+    parser.add_argument('archives', help=f'directory with {names}')
+    parser.add_argument(
+        '--out', default=layout.root, help='output directory (default: %(default)s)'
+    )
     args = parser.parse_args()
     try:
         prepare(args.archives, args.out)

@@ -161,7 +161,7 @@ class Layout:
         """
         root = Path(self.root if root is None else root)
         if not root.is_dir():
-            return ['there is no such folder']
+            return ['there is no such directory']
         faults = (part.find_fault(root, quiet) for part in self.parts)
         return [fault for fault in faults if fault is not None]
 

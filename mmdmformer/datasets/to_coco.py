@@ -147,7 +147,7 @@ def split_folders(root: str | Path, every: int = 10) -> dict[str, list[str]]:
             split = 'val' if number % every == 0 else 'train'
             lines[split].append(f'{folder.name}/{name} {label}')
     if not lines['train']:
-        raise BadInputError(f'{root} has no folder with images: name the folder of the classes.')
+        raise BadInputError(f'{root} has no folder with images: give the directory of the classes.')
     return lines
 
 

@@ -25,13 +25,13 @@ from .sampling import SeededBatches, make_resumable, require_same_length, seed_s
 
 _SEED = 'data_seed'  # in mmengine's message hub, which checkpoints hold
 _LAYOUT = 'data_layout'  # in the message hub as well: of the iterations that were counted
-_DUE = 'unfinished_validation'  # in the work folder: after which iteration a validation is due
+_DUE = 'unfinished_validation'  # in the work directory: after which iteration a validation is due
 
 
 class _ResumableLoop:
     """What both loops share."""
 
-    _noted: int | None = -1  # what the work folder says of validation; unknown at first
+    _noted: int | None = -1  # what the work directory says of validation; unknown at first
 
     def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         if isinstance(dataloader, dict):

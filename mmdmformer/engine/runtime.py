@@ -51,7 +51,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def one_sentence_errors() -> Iterator[None]:
     """Print what ends a run as one line on stderr.
 
-    A mistake of the user's, a full disk and losses that are not finite exit with code 2, a
+    A user's mistake, a full disk and losses that are not finite exit with code 2, a
     scheduler's signal with code 75, after which the run can be started again. An error of what a
     config was building ends in the setting that it comes from.
     """
@@ -134,7 +134,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common, named as in OpenMMLab."""
     parser.add_argument('config', help='config file of any OpenMMLab toolbox')
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)'
+        '--work-dir',
+        help='directory to save logs and checkpoints to (default: work_dirs/<config name>)',
     )
     parser.add_argument(
         '--cfg-options',

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Class-activation maps: they lie where the reason is known to be, for each kind of model."""
+"""Class activation maps: they lie where the reason is known to be, for each kind of model."""
 
 import importlib.util
 from pathlib import Path

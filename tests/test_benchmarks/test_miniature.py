@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The study in miniature: equal sizes, whole training, runs that are not repeated, the spread."""
+"""The study on small data: equal sizes, whole training, runs that are not repeated, the spread."""
 
 import json
 import math

@@ -90,7 +90,7 @@ def test_each_data_set_is_found_beside_others_that_are_missing(name, here):
     for other in set(SMALL) - {name}:
         report = examine(str(CONFIG_OF[other]), layouts=LAYOUTS_HERE, quiet=True)
         assert report.obstacle == (
-            f'data folder {here / SMALL[other].root} does not exist: make it with '
+            f'data directory {here / SMALL[other].root} does not exist: make it with '
             f'`{SMALL[other].prepare}`, link it there, or change data_root in the config.'
         )
 
@@ -343,7 +343,7 @@ def test_tool_prints_one_page(bare_python, tmp_path):
 def test_tool_exits_with_the_reason_unless_the_config_can_train(bare_python, mini_data, tmp_path):
     code, page, errors = run(bare_python, MINI_CLASSIFIER, cwd=tmp_path)
     assert code == 1 and 'Installed' in page
-    assert errors.startswith(f'error: data folder {tmp_path}/data/mini/imagenet does not exist')
+    assert errors.startswith(f'error: data directory {tmp_path}/data/mini/imagenet does not exist')
     assert len(errors.splitlines()) == 1
 
     (tmp_path / 'data').mkdir()

@@ -494,8 +494,8 @@ def test_missing_data_is_named(python, tmp_path):
     assert result.returncode == 2
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1] == (
-        f'error: data folder {tmp_path}/data/mini/imagenet does not exist: '
-        'run `python demo/make_mini_data.py` in this folder.'
+        f'error: data directory {tmp_path}/data/mini/imagenet does not exist: '
+        'run `python demo/make_mini_data.py` in this directory.'
     )
 
 
