@@ -93,8 +93,8 @@ class Case:
             batch = height = width = 0
         if mode not in ('inference', 'training') or min(batch, height, width) < 1:
             raise ValueError(
-                f'{text!r} is no case: write inference or training, the batch and the sides in '
-                'pixels, such as inference:4x224x224.'
+                f'{text!r} is no case: write inference or training, the batch size, height and '
+                'width in pixels, such as inference:4x224x224.'
             )
         return cls(mode, batch, height, width)
 
@@ -373,7 +373,7 @@ def plot_growth(results: list[Measurement], path: str | Path, title: str) -> Non
 
     Args:
         results (list[Measurement]): The measurements.
-        path (str | Path): The picture.
+        path (str | Path): The file to write.
         title (str): What they were made on.
     """
     from matplotlib.figure import Figure
@@ -398,7 +398,7 @@ def plot(results: list[Measurement], path: str | Path, title: str) -> None:
 
     Args:
         results (list[Measurement]): The measurements.
-        path (str | Path): The picture.
+        path (str | Path): The file to write.
         title (str): What they were made on.
     """
     from matplotlib.figure import Figure

@@ -297,10 +297,10 @@ def draw(result: ActivationMap, height: int = 224) -> Image.Image:
 
     Args:
         result (ActivationMap): The map.
-        height (int): Height of the picture in pixels. Defaults to 224.
+        height (int): Height of the image in pixels. Defaults to 224.
 
     Returns:
-        Image.Image: The picture.
+        Image.Image: The figure.
     """
     from pytorch_grad_cam.utils.image import show_cam_on_image
 

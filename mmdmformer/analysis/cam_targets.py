@@ -38,7 +38,7 @@ class Request:
 
 
 def check_request(request: Request, tasks: Collection[str]) -> None:
-    """Refuse what concerns no model of the picture.
+    """Refuse requests that concern no model of the figure.
 
     Args:
         request (Request): What the user wants.
@@ -70,7 +70,7 @@ class Target:
         box (list[float], optional): Left, top, right and bottom of a box, in
             pixels of what the model sees.
         point (tuple[float, float], optional): Column and row, as fractions of
-            the image's sides.
+            the width and height of the image.
     """
 
     caption: str

@@ -285,7 +285,7 @@ def plot(fields: Sequence[Field], path: str | Path) -> None:
 
     Args:
         fields (Sequence[Field]): The fields, at least one.
-        path (str | Path): Picture to write; folders are made.
+        path (str | Path): File to write; directories are created.
     """
     columns = min(4, len(fields))
     rows = -(-len(fields) // columns)

@@ -113,8 +113,8 @@ def plot_schedule(schedule: Schedule, path: str | Path, title: str) -> None:
 
     Args:
         schedule (Schedule): The schedule.
-        path (str | Path): Picture to write; folders are made.
-        title (str): Title of the picture.
+        path (str | Path): File to write; directories are created.
+        title (str): Title of the figure.
     """
     shown = [(quantity, _curves(schedule, quantity)) for quantity in QUANTITIES]
     shown = [(quantity, curves) for quantity, curves in shown if curves]

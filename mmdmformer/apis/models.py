@@ -307,7 +307,7 @@ def describe_stages(backbone: nn.Module, build: Callable[..., nn.Module]) -> lis
 
     Returns:
         list[dict]: As timm has it: channels ``num_chs``, ``reduction`` of the
-        image's sides, the ``module`` that computes it, and its ``index``.
+        height and width, the ``module`` that computes it, and its ``index``.
     """
     every = tuple(range(len(backbone.stage_parts())))
     whole = backbone

@@ -51,10 +51,10 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             - **num_heads** (Sequence[int]): heads of each stage.
 
             Defaults to 'tiny'.
-        img_size (int): Sides in pixels of the images that absolute positions
+        img_size (int): Height and width in pixels of the images that absolute positions
             are for; they are interpolated for others. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
-        window_size (int): Sides of a window in tokens. Weights for another
+        window_size (int): Height and width of a window in tokens. Weights for another
             size are interpolated when loaded. Defaults to 7.
         activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
@@ -184,8 +184,8 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels, or, without ``pad_small_map``, of a window
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels, or, without ``pad_small_map``, of a window
                 in the last stage.
 
         Returns:

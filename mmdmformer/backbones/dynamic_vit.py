@@ -118,9 +118,9 @@ class DynamicViT(BackboneContract, VisionTransformer):
             - **feedforward_channels** (int): hidden channels of the FFNs.
 
             Defaults to 'deit-small'.
-        img_size (int): Sides in pixels of the images that the positions are
+        img_size (int): Height and width in pixels of the images that the positions are
             for; they are interpolated for others. Defaults to 224.
-        patch_size (int): Sides of a patch in pixels. Defaults to 16.
+        patch_size (int): Height and width of a patch in pixels. Defaults to 16.
         in_channels (int): Channels of the image. Defaults to 3.
         activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.

@@ -28,7 +28,7 @@ class ClassTokenEmbedding(AbsolutePositionEmbedding):
     """Adds positions to the grid's tokens, and puts a class token in front of them.
 
     Args:
-        pos_shape (tuple[int, int]): Sides of the grid that positions are
+        pos_shape (tuple[int, int]): Height and width of the grid that positions are
             learned for.
         pos_dim (int): Number of channels.
     """
@@ -140,7 +140,7 @@ class PVTACmix(Backbone):
               values.
 
             Defaults to 'tiny'.
-        img_size (int): Sides in pixels of the images that positions are
+        img_size (int): Height and width in pixels of the images that positions are
             learned for; they are interpolated for others. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         cls_token (bool): Whether the last stage has a class token, as PVT's
@@ -293,8 +293,8 @@ class PVTACmix(Backbone):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map

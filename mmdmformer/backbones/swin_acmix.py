@@ -271,8 +271,8 @@ class SwinACmix(BackboneContract, SwinTransformer):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map

@@ -110,7 +110,7 @@ def positive(text: str) -> int:
 
 
 def picture(text: str) -> str:
-    """Read the name of a picture to write, as a ``type`` of argparse.
+    """Read the name of a figure to write, as a ``type`` of argparse.
 
     Args:
         text (str): What was typed.

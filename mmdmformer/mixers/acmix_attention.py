@@ -314,7 +314,7 @@ class ShiftedWindowAttention(nn.Module):
 
         Args:
             qkv (Tensor): Queries, keys and values, of shape (B, H, W, 3C),
-                with sides that are multiples of the window's.
+                with H and W that are multiples of the window's.
             shift (int): By how many positions the map was rolled to the top
                 left; positions that were no neighbors before do not see each
                 other.

@@ -60,7 +60,7 @@ def draw(visualizer: Visualizer, item: dict[str, Any], name: str, **where: Any) 
     Args:
         visualizer (Visualizer): The toolbox's.
         item (dict): ``inputs`` of shape (3, H, W), BGR, and ``data_samples``.
-        name (str): Of the picture.
+        name (str): Name of the image.
         **where: ``show``, ``wait_time`` and ``out_file``.
     """
     image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1].copy()

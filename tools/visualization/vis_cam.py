@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--titles', nargs='+', help='one for each model (default: its config)')
     parser.add_argument(
-        '--height', type=runtime.positive, default=224, help='of an image in the picture'
+        '--height', type=runtime.positive, default=224, help='height of an image in the figure'
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='for all configs')
     parser.add_argument(
