@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The global batch of a run, and the learning rate that was chosen for another one."""
+"""Comparison of the global batch size with the one the learning rate was chosen for."""
 
 import logging
 from os import PathLike

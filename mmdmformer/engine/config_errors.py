@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Which setting of a config an error comes from, and what was probably meant.
+"""Finding the setting of a config that causes an error, and what was probably meant.
 
 Registries build whatever a config names, and what does not fit fails deep inside of them. The
 traceback knows more than the message: which config was read, which part of it was being built or

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Several processes where there is no GPU.
+"""Distributed training without GPUs.
 
 mmengine's runner binds each process to a GPU, once when it starts torch.distributed, and once when
 it wraps the model.

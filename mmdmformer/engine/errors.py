@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What ends a run with one sentence."""
+"""Errors that end a run with one sentence."""
 
 
 class UsageError(Exception):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""mmengine's training loops, but exact where they go on after an interruption.
+"""mmengine's training loops, but with an exact resume after an interruption.
 
 What a run does in an iteration depends on the weights, the seed and the iteration's number alone:
 the order of the data, their augmentation and what is random in the model. So an interrupted run
@@ -29,7 +29,7 @@ _DUE = 'unfinished_validation'  # in the work directory: after which iteration a
 
 
 class _ResumableLoop:
-    """What both loops share."""
+    """Common part of both loops."""
 
     _noted: int | None = -1  # what the work directory says of validation; unknown at first
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""``--cfg-options``: other values for a config's settings, merged by mmengine.
+"""``--cfg-options``: changes of a config's settings, merged by mmengine.
 
 A setting is what the runner, a hook or a tool reads: ``optim_wrapper.optimizer.lr``. A config file
 also assigns variables, ``lr = 1e-4``, which only the file itself reads. To change one afterwards
@@ -31,7 +31,7 @@ _NUM_NAMED = 8  # settings in a message
 
 
 class CfgOptions(DictAction):
-    """mmengine's ``--cfg-options``, which names what it cannot read instead of failing in itself.
+    """mmengine's ``--cfg-options``, with an error that names an unreadable option.
 
     mmengine imports whatever a ``type`` names by its path, ``os.system`` not excepted, and calls it
     with the settings beside it; and it expands a ``{{ template }}`` when the config that a run

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the training and the test entry share: from the command line to a runner.
+"""Common parts of training and testing: from the command line to a runner.
 
 A user's mistake (a path that does not exist, an option that cannot work here) is raised as
 :class:`UsageError` before anything is built, and :func:`one_sentence_errors` turns it into one
@@ -49,7 +49,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print what ends a run as one line on stderr.
+    """Print an error that ends a run as one line on stderr.
 
     A user's mistake, a full disk and losses that are not finite exit with code 2, a
     scheduler's signal with code 75, after which the run can be started again. An error of what a

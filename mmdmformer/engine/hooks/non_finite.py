@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Losses, gradients and weights that are not finite: reported, and kept out of the weights."""
+"""Detection of losses, gradients and weights that are not finite."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ACTIONS = ('stop', 'skip')
 
 
 class NonFiniteError(Exception):
-    """Training diverged; the message is one sentence that says where."""
+    """Training diverged; the message says in one sentence where."""
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Leaves out every step whose gradients are not finite, and says what was wrong.
+    """Skips every step whose gradients are not finite, and reports what was wrong.
 
     The weights never take such a step. What happens next is chosen: the run stops, or goes on with
     the next batch, buffers such as those of batch norm being as before. In mixed precision a
