@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Time and memory of backbones beside each other, measured in one run.
+"""Comparison of time and memory of backbones, measured in one run.
 
 The repetitions of all networks are interleaved, so that a machine whose speed drifts treats them
 alike; what is worth quoting are medians and their ratios.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Class activation maps: where in an image a model finds the reason for its output.
+"""Class activation maps: the regions of an image that cause the output of a model.
 
 The maps are computed by the library pytorch_grad_cam (package ``grad-cam``). What is added here is
 what it explains: a class of a classifier, a box of a detector, a pixel or a region of a segmentor;

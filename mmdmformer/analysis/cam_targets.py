@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What a class activation map explains: one number of a model's output.
+"""Targets of class activation maps: the explained number of a model's output.
 
 It is the score of a class of a classifier, of a box of a detector, of a pixel or a region of a
 segmentor.

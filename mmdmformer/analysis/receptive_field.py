@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Effective receptive fields: how much each pixel of the input moves the center of a feature map.
+"""Effective receptive fields: how much each pixel of the input affects the center of a feature map.
 
 The measure is that of `Understanding the Effective Receptive Field in Deep Convolutional Neural
 Networks <https://arxiv.org/abs/1701.04128>`_: the gradient of the feature map's center with respect

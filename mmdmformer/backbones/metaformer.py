@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The macro architecture of DMFormer, with a slot for the token mixer."""
+"""The base architecture of DMFormer, with an exchangeable token mixer."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The checkpoints in a run's folder: the newest intact one, from which the run goes on."""
+"""The checkpoints in a work directory, and the newest intact one to resume from."""
 
 import logging
 import re

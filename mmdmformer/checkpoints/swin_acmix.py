@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The names that the authors' Swin-ACmix checkpoints have, in this package's."""
+"""Conversion of the names in the authors' Swin-ACmix checkpoints."""
 
 import re
 from collections.abc import Mapping

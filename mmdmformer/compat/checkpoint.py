@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Load checkpoints through mmengine without running code that they hold.
+"""Load checkpoints through mmengine without running code from them.
 
 A checkpoint is a pickle, and a pickle may name any function to be called while it is loaded.
 torch's weights-only loading refuses all but weights, and with them what mmengine itself puts into

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Say at once, and in one sentence with the fix, what is wrong with the environment.
+"""Report a broken environment at import, in one sentence with the fix.
 
 This module imports nothing but the standard library, so that it can tell that torch is missing.
 """

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Find installed packages for mmengine, which asks setuptools' pkg_resources for them.
+"""Find installed packages for mmengine, which uses setuptools' pkg_resources for this.
 
 setuptools has dropped pkg_resources since version 82. Where it is missing, mmengine 0.10.7 ends in
 a ModuleNotFoundError at ``_base_ = 'mmdet::...'``, ``mmengine.hub`` and ``is_installed``; its

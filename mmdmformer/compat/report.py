@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What is installed, in words."""
+"""Description of what is installed."""
 
 import dis
 import inspect

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of what a data set has read: objects that take no part, labels that are no class."""
+"""Checks of loaded annotations: objects that are not used, labels that are no class."""
 
 from __future__ import annotations
 

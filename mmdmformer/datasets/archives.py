@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Unpack archives of many gigabytes so that nothing is lost when it is interrupted.
+"""Unpack archives of many gigabytes, and continue after an interruption.
 
 A file gets its name only when all its bytes are there, so that a second run passes over what has
 its full size and writes the rest.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Unreadable images and broken annotations: told by name, and skipped where that is harmless.
+"""Unreadable images and broken annotations: reported, and skipped where that is harmless.
 
 The steps of a data set's pipeline that read files are wrapped once the data set is built, which
 works for every data set that derives from mmengine's.

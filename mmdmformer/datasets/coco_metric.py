@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""COCO's average precision at a limit of detections that the data need. Imported with mmdet."""
+"""COCO's average precision with any limit of detections. Imported only with mmdet."""
 
 from __future__ import annotations
 

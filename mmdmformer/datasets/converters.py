@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""From the archives that ImageNet, COCO and ADE20K are published as to the folders configs read."""
+"""Converters from the published archives of ImageNet, COCO and ADE20K to the expected layouts."""
 
 import argparse
 import json

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What must hold in a file of COCO's instances."""
+"""Checks of COCO's instance annotations."""
 
 import math
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the data sets look like when they are complete, and which command makes them so.
+"""The layouts of complete data sets, and the commands that prepare them.
 
 The converters write these layouts and ``tools/doctor.py`` looks for them. Nothing here opens an
 image: names are counted.

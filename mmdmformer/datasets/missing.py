@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Data that are not there: which, and the command that prepares them."""
+"""Missing data, and the commands that prepare them."""
 
 from __future__ import annotations
 

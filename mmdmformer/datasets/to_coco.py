@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Annotations of other kinds as files of COCO's instances, and lists of images as splits."""
+"""Conversion of other annotations to COCO's format, and splits as lists of images."""
 
 import hashlib
 import xml.etree.ElementTree as ET

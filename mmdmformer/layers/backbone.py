@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What every backbone here has in common besides its network."""
+"""Base class of all backbones."""
 
 import math
 from collections.abc import Iterable, Sequence

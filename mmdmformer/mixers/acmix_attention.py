@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The projections and attention paths that ACmix is used with."""
+"""Projections and attention paths of ACmix."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the families of operators share."""
+"""Common functions of the operators."""
 
 from __future__ import annotations
 

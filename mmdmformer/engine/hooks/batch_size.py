@@ -9,7 +9,7 @@ from ..batch_size import describe_batch_size
 
 @HOOKS.register_module()
 class BatchSizeHook(Hook):
-    """Logs how the learning rate fits the global batch size, unless it is the one it was chosen for.
+    """Logs how the learning rate fits the global batch size, if it was chosen for another one.
 
     Examples:
         >>> default_hooks = dict(batch_size=dict(type='BatchSizeHook'))
