@@ -27,7 +27,7 @@ from mmdmformer.datasets.instances import check_instances
 )
 def test_damage_is_named_or_labels_are_right(inject, times, tmp_path):
     outcome = inject(times, tmp_path, seed=0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts.total() == times
     assert len(outcome.counts) == 2 and min(outcome.counts.values()) > 2
 

@@ -32,7 +32,7 @@ MOMENTS = {
 )
 def test_killed_runs_go_on_and_end_with_the_same_weights(task, tmp_path):
     outcome = kill_and_resume(task, KILLS, tmp_path, 1, moments=MOMENTS[task])
-    assert outcome.lost == []
+    assert outcome.failures == []
     killed = {k: v for k, v in outcome.counts.items() if k.startswith('killed')}
     assert sum(killed.values()) == KILLS
     assert outcome.counts['ended with the state of an undisturbed run'] >= 1
@@ -42,14 +42,14 @@ def test_killed_runs_go_on_and_end_with_the_same_weights(task, tmp_path):
 @pytest.mark.parametrize('form', other_data.CONFIGS)
 def test_killed_runs_go_on_with_data_in_forms_of_others(form, tmp_path):
     outcome = kill_and_resume(form, 1, tmp_path, 2, moments=('step',))
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts['ended with the state of an undisturbed run'] == 1
 
 
 @pytest.mark.slow
 def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
     outcome = kill_and_resume('classification', 1, tmp_path, 5, processes=2, moments=('pointing',))
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == Counter({
         'killed (pointing)': 1,
         'went on from the newest checkpoint': 1,
@@ -69,8 +69,8 @@ def test_killed_within_an_accumulation_window_goes_on_with_its_gradient(processe
     killed = run.start(INJECT='step:6:kill', INJECT_RANK='0')
     end(killed[0])
     [process.kill() for process in killed]
-    signalled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
-    assert signalled == [75] * processes, run.output()[-2000:]
+    signaled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
+    assert signaled == [75] * processes, run.output()[-2000:]
     assert last_checkpoint(run.work_dir).name == 'epoch_2_iter_10.pth'
     assert run.run('--resume') == [0] * processes, run.output()[-2000:]
     for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'):
