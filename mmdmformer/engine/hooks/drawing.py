@@ -21,7 +21,9 @@ class DrawPredictionsHook(Hook):
     """Draws the predictions of every test image onto the image.
 
     Drawings are stored in directories as the images are, so that equal names do not overwrite each
-    other, and the first of several processes draws for all. The toolboxes' own hooks do neither.
+    other, and the first of several processes draws for all. The toolboxes' own hooks do neither;
+    their settings of how to draw (mmdet's ``score_thr``, mmpretrain's ``rescale_factor`` and the
+    like) hold here as well.
 
     Args:
         out_dir (str): The folder.
@@ -48,15 +50,28 @@ class DrawPredictionsHook(Hook):
             return
         visualizer = runner.visualizer
         draw = getattr(visualizer, 'visualize_cls', None)  # of mmpretrain, which takes no name
+        settings = _drawing_settings(runner.hooks)
         roots = _image_folders(runner.test_dataloader.dataset)
         for sample in chain(*batches):
             image = mmcv.imread(sample.img_path, channel_order='rgb')
             out_file = self.out_dir / _below(Path(sample.img_path).absolute(), roots)
             out_file.parent.mkdir(parents=True, exist_ok=True)
             if draw is not None:
-                draw(image, sample, out_file=str(out_file))
+                draw(image, sample, out_file=str(out_file), **settings)
             else:
-                visualizer.add_datasample(out_file.stem, image, sample, out_file=str(out_file))
+                visualizer.add_datasample(
+                    out_file.stem, image, sample, out_file=str(out_file), **settings
+                )
+
+
+def _drawing_settings(hooks: Sequence[Hook]) -> dict:
+    """What the toolbox's own hook would hand to the visualizer."""
+    for hook in hooks:
+        if hasattr(hook, 'draw_args'):  # mmpretrain's
+            return hook.draw_args
+        if hasattr(hook, 'score_thr'):  # mmdet's
+            return dict(pred_score_thr=hook.score_thr)
+    return {}
 
 
 def _image_folders(dataset) -> list[Path]:
