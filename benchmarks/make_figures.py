@@ -24,9 +24,9 @@ RUNS = 'work_dirs/demo'
 DEMO_WIDTH = 912  # pixels
 COLORS = 256  # of a palette
 MINI = 'configs/mini'
-CLASSIFIER = f'{MINI}/dmformer-nano_mini-imagenet.py {RUNS}/classification/train/epoch_6.pth'
-DETECTOR = f'{MINI}/retinanet_dmformer-nano_fpn_mini-coco.py {RUNS}/detection/train/epoch_6.pth'
-SEGMENTOR = f'{MINI}/dmformer-nano_sem-fpn_mini-ade20k.py {RUNS}/segmentation/train/iter_800.pth'
+CLASSIFIER = f'{MINI}/dmformer-nano_mini-imagenet.py {RUNS}/classification/train/epoch_3.pth'
+DETECTOR = f'{MINI}/retinanet_dmformer-nano_fpn_mini-coco.py {RUNS}/detection/train/epoch_4.pth'
+SEGMENTOR = f'{MINI}/dmformer-nano_sem-fpn_mini-ade20k.py {RUNS}/segmentation/train/iter_450.pth'
 DMFORMER_S = 'configs/dmformer/dmformer-s'
 SCALES = "arch='small', layer_scale_init_value=1.0"
 

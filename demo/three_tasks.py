@@ -42,7 +42,8 @@ class Task:
     initialized: bool = True  # from the checkpoint of classification
     optional: bool = False
     options: dict[str, object] = field(default_factory=dict)  # --cfg-options of all its commands
-    drawing: dict[str, object] = field(default_factory=dict)  # more of them for the drawings
+    training: dict[str, object] = field(default_factory=dict)  # more of them for training
+    drawing: dict[str, object] = field(default_factory=dict)  # and for the drawings
 
 
 TASKS = (
@@ -55,6 +56,12 @@ TASKS = (
         floor=98.5,
         unit=100.0,
         initialized=False,
+        training={
+            'model.backbone.init_cfg.checkpoint': 'mmdmformer://dmformer-nano_cifar10',
+            'train_cfg.max_epochs': 3,
+            'param_scheduler.1.end': 3,
+            'param_scheduler.1.T_max': 2,
+        },
         drawing={'default_hooks.visualization.rescale_factor': 4},
     ),
     Task(
@@ -64,6 +71,12 @@ TASKS = (
         'coco/bbox_mAP_50',
         'box AP50',
         floor=72.0,
+        training={
+            'train_cfg.max_epochs': 4,
+            'train_cfg.val_interval': 4,
+            'param_scheduler.1.end': 4,
+            'param_scheduler.1.milestones': [3],
+        },
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
     Task(
@@ -74,6 +87,12 @@ TASKS = (
         'mIoU',
         floor=55.0,
         unit=100.0,
+        training={
+            'train_cfg.max_iters': 450,
+            'train_cfg.val_interval': 450,
+            'param_scheduler.0.end': 450,
+            'default_hooks.checkpoint.interval': 450,
+        },
     ),
     Task(
         'instance-segmentation',
@@ -309,7 +328,7 @@ def run_task(task: Task, work_dir: Path) -> Result:
     options = cfg_options(task.options)
     before = test(task, str(untrained), folder / 'untrained', log, *options)
 
-    training = dict(task.options)
+    training = task.options | task.training
     if task.initialized:
         pretrained = last_checkpoint(work_dir / TASKS[0].name / 'train')
         training['model.backbone.init_cfg.checkpoint'] = pretrained
