@@ -28,7 +28,7 @@ setup:  ## make the environment, or bring it up to date
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS))
 
 test: lint  ## run the tests, but for the slowest
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow and not long' $(ARGS)
 
 test-all: lint  ## run every test
 	$(PYTEST) $(ARGS)

@@ -167,7 +167,7 @@ def make_table(rows: list[Row]) -> str:
         str: The table.
     """
     lines = [
-        '| part | how | forward ms | + backward ms | forward MB | + backward MB |',
+        '| part | method | forward ms | + backward ms | forward MB | + backward MB |',
         '| --- | --- | ---: | ---: | ---: | ---: |',
     ]
     for r in rows:

@@ -114,7 +114,7 @@ def split_acmix(
         layers (list[Layer]): What it stands in place of.
         kernel (int): Kernel size k of the convolution path. Defaults to 3.
         window (int): Side of the windows. Defaults to 7.
-        before_stride (bool): See :func:`split_attention`; the mixing of the maps likewise.
+        before_stride (bool): See :func:`split_attention`; it holds for the mixing of the maps, too.
             Defaults to False.
 
     Returns:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Time DMFormer's depth-wise operator beside three torch convolutions, at DMFormer-S's stages."""
+"""Time DMFormer's depthwise operator beside three torch convolutions, at DMFormer-S's stages."""
 
 import argparse
 import itertools

@@ -1,10 +1,10 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """How fast a small network learns with each activation of its attention, side by side.
 
-It is Figure 4 of `Interpret Vision Transformers as ConvNets with Dynamic Convolutions
-<https://arxiv.org/abs/2309.10713>`_ in miniature: the same small DynamicViT, data and order of
-images for each activation, and several seeds. A run is a row of curves in a CSV file; what is in
-the file is not run again.
+Figure 4 of `Interpret Vision Transformers as ConvNets with Dynamic Convolutions
+<https://arxiv.org/abs/2309.10713>`_ on small data: the same small DynamicViT, data and order of
+images for each activation, with several seeds. The curves of each run are stored in a CSV file;
+runs that are in the file are not repeated.
 """
 
 import argparse
@@ -84,7 +84,7 @@ class Epoch:
 class Images(NamedTuple):
     """Images and their labels."""
 
-    images: Tensor  # (N, 3, size, size), normalised
+    images: Tensor  # (N, 3, size, size), normalized
     labels: Tensor  # (N, )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 class Projections(NamedTuple):
     """Weights and biases of the static 1x1 convolutions around self-attention.
 
-    Each is a pair of a weight of shape (C, C) and a bias of shape (C, ) or None. Depth-wise
+    Each is a pair of a weight of shape (C, C) and a bias of shape (C, ) or None. Depthwise
     self-attention has no value projection.
     """
 
@@ -83,7 +83,7 @@ def dynamic_conv(x: Tensor, kernels: Tensor, padding: int = 0) -> Tensor:
     Args:
         x (Tensor): Input of shape (B, G * C_in, H, W) or (B, G * C_in, N), in G groups of channels.
         kernels (Tensor): Kernels of shape (B, G, C_out, C_in), or with a size of more than 1x1
-            (B, G, C_out, C_in, k, k). Depth-wise is C_in = C_out = 1.
+            (B, G, C_out, C_in, k, k). Depthwise is C_in = C_out = 1.
         padding (int): Zeros around the input. Defaults to 0.
 
     Returns:
@@ -102,7 +102,7 @@ def dynamic_conv(x: Tensor, kernels: Tensor, padding: int = 0) -> Tensor:
 
 
 def dynamic_conv_by_position(x: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve depth-wise with a 1x1 kernel of each position's own.
+    """Convolve depthwise with a 1x1 kernel of each position's own.
 
     Args:
         x (Tensor): Input of shape ``(B, C, *S)``.
@@ -155,7 +155,7 @@ def self_attention(
 def depthwise_self_attention(
     x: Tensor, projections: Projections, num_heads: int, weights: Tensor | None = None
 ) -> Tensor:
-    """Compute depth-wise self-attention (the paper's Equation 5) as convolutions.
+    """Compute depthwise self-attention (the paper's Equation 5) as convolutions.
 
     Args:
         x (Tensor): Input of shape ``(B, C, *S)``.

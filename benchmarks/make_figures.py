@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 'docs/images'
 RUNS = 'work_dirs/demo'
 DEMO_WIDTH = 912  # pixels
-COLOURS = 256  # of a palette
+COLORS = 256  # of a palette
 MINI = 'configs/mini'
 CLASSIFIER = f'{MINI}/dmformer-nano_mini-imagenet.py {RUNS}/classification/train/epoch_6.pth'
 DETECTOR = f'{MINI}/retinanet_dmformer-nano_fpn_mini-coco.py {RUNS}/detection/train/epoch_6.pth'
@@ -56,12 +56,12 @@ def shrink_demo(picture: Path) -> None:
     small.save(picture)
 
 
-def reduce_colours(picture: Path) -> None:
+def reduce_colors(picture: Path) -> None:
     """Make a picture's file a half to a third as large, as the repository keeps every version."""
     from PIL import Image
 
     with Image.open(picture) as image:
-        reduced = image.convert('RGB').quantize(COLOURS)
+        reduced = image.convert('RGB').quantize(COLORS)
     reduced.save(picture, optimize=True)
 
 
@@ -190,7 +190,7 @@ FIGURES = (
     ),
     Figure(
         'benchmarks/miniature/plot.png',
-        'metrics over cost in the study in miniature',
+        'metrics over cost in the study on small data',
         'python benchmarks/train_miniature.py --report',
     ),
     Figure(
@@ -204,7 +204,7 @@ FIGURES = (
 
 def make_table() -> str:
     """The table of figures in docs/pictures.md."""
-    lines = ['| picture | shows | command |', '| --- | --- | --- |']
+    lines = ['| figure | content | command |', '| --- | --- | --- |']
     for figure in FIGURES:
         link = os.path.relpath(figure.picture, 'docs')
         lines.append(f'| [{figure.picture}]({link}) | {figure.shows} | `{figure.command}` |')
@@ -249,7 +249,7 @@ def main() -> None:
         else:
             figure.draw(ROOT / figure.picture)
         if figure.palette:
-            reduce_colours(ROOT / figure.picture)
+            reduce_colors(ROOT / figure.picture)
 
 
 if __name__ == '__main__':

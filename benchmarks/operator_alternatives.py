@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Other ways to compute the depth-wise operator in inference on a CPU, which were tried."""
+"""Other ways to compute the depthwise operator in inference on a CPU, which were tried."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The depth-wise operator beside three torch convolutions, and how far the machine's limits are."""
+"""The depthwise operator beside three torch convolutions, and how far the machine's limits are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,7 +153,7 @@ def count_multiply_adds(shape: tuple[int, int, int, int]) -> int:
         int: The number.
 
     Examples:
-        >>> count_multiply_adds((1, 1, 1, 1))  # the centre of each kernel
+        >>> count_multiply_adds((1, 1, 1, 1))  # the center of each kernel
         3
     """
     batch, channels, height, width = shape

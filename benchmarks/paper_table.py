@@ -125,7 +125,7 @@ def compute_metadata(entry: dict, root: Path) -> dict[str, int]:
 
 
 class _Network(nn.Module):
-    """A classifier without its data preprocessor, which only normalises the images."""
+    """A classifier without its data preprocessor, which only normalizes the images."""
 
     def __init__(self, classifier: nn.Module, with_head: bool) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def make_linked_rows(models: list[dict], folder: str) -> str:
 
     Args:
         models (list[dict]): See :func:`make_markdown`.
-        folder (str): See there.
+        folder (str): See :func:`make_markdown`.
 
     Returns:
         str: The text.

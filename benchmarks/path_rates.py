@@ -122,7 +122,7 @@ def plot_path_rates(rates: Sequence[PathRates], path: str | Path, title: str) ->
     depths = np.arange(1, len(rates) + 1)
     axis.plot(depths, [r.alpha for r in rates], 'o-', label='alpha (attention)')
     axis.plot(depths, [r.beta for r in rates], 's-', label='beta (convolution)')
-    axis.axhline(0, color='grey', linewidth=0.8)
+    axis.axhline(0, color='gray', linewidth=0.8)
     axis.set(title=title, xlabel='operator, from input to output', ylabel='rate')
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)

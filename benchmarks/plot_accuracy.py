@@ -22,12 +22,12 @@ LINES = {
     'PVT-ACmix': ('acmix/pvt-acmix-t', 'acmix/pvt-acmix-s'),
     'Swin-ACmix': ('acmix/swin-acmix-t', 'acmix/swin-acmix-s'),
     'DeiT, relative positions': ('dynamic/dynamic-deit-s-rel', 'dynamic/dynamic-deit-b-rel'),
-    'DeiT, depth-wise': (
+    'DeiT, depthwise': (
         'dynamic/dynamic-deit-s-rel-depthwise',
         'dynamic/dynamic-deit-b-rel-depthwise',
     ),
     'Swin': ('dynamic/dynamic-swin-t', 'dynamic/dynamic-swin-b'),
-    'Swin, depth-wise': (
+    'Swin, depthwise': (
         'dynamic/dynamic-swin-t-depthwise-per-channel',
         'dynamic/dynamic-swin-b-depthwise',
     ),

@@ -61,7 +61,7 @@ def measure(
                 outcome = each.inject(times, Path(folder), record['times'])
             counts = Counter(record['counts'])
             counts.update(outcome.counts)
-            record.update(counts=dict(counts), lost=record['lost'] + outcome.lost)
+            record.update(counts=dict(counts), lost=record['lost'] + outcome.failures)
             record['times'] += times
             record['date'] = date.today().isoformat()
             results.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def measure(
             partial.write_text(json.dumps(found, indent=1) + '\n')
             os.replace(partial, results)
             echo(
-                f'{each.name}: {record["times"]} of {each.times}, {len(record["lost"])} lost '
+                f'{each.name}: {record["times"]} of {each.times}, {len(record["lost"])} failures '
                 f'({time.monotonic() - begin:.0f} s)'
             )
     return True
@@ -95,17 +95,22 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
     Returns:
         str: A line for each fault that was injected.
     """
-    lines = ['| fault | how it is injected | date | times | what happened | lost |']
+    lines = ['| fault | how it is injected | date | times | what happened | failures |']
     lines.append('|-|-|-|-:|-|-:|')
     for each, of in product(faults, ('', FORKS)):
         record = results.get(each.name + of)
         if not record or not record['times']:
             continue
         happened = '; '.join(f'{what}: {count:,}' for what, count in record['counts'].items())
-        lost = '; '.join(record['lost'][:3]) + (' ...' if len(record['lost']) > 3 else '')
-        lost = f'{len(record["lost"])} ({lost})' if lost else '0'
-        name = f'{each.group}: {each.name}{of}'
-        cells = [name, each.how, record['date'], f'{record["times"]:,}', happened, lost]
+        failures = '; '.join(record['lost'][:3]) + (' ...' if len(record['lost']) > 3 else '')
+        failures = f'{len(record["lost"])} ({failures})' if failures else '0'
+        cells = [
+            f'{each.group}: {each.name}{of}',
+            each.how,
+            f'{record["times"]:,}',
+            happened,
+            failures,
+        ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 

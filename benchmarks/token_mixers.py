@@ -26,7 +26,7 @@ class Description:
     Args:
         bank (str): What the kernels are made of.
         selection (str): Which of them an output takes.
-        kernel (str): Standard or depth-wise, and the size in pixels.
+        kernel (str): Standard or depthwise, and the size in pixels.
         channels (str): Channels from kernel to kernel. Defaults to what the layer has.
         activation (str): What lies between the two dynamic convolutions. Defaults to nothing.
         static (str): What else mixes tokens, with learned weights. Defaults to nothing.
@@ -63,7 +63,7 @@ def describes(*types: type | str) -> Callable[[Describe], Describe]:
         ...         return x.roll(1, -1)
         >>> @describes(Shift)
         ... def describe_shift(mixer, inputs):
-        ...     return Description('one fixed kernel', 'the one', 'depth-wise 1x2', '1')
+        ...     return Description('one fixed kernel', 'the one', 'depthwise 1x2', '1')
         >>> (row,) = view_network(Shift(), torch.rand(1, 3, 8, 8))
         >>> row.mixer, row.is_dynamic
         ('Shift', False)
@@ -108,7 +108,7 @@ def _describe_convolution(mixer: nn.Conv2d, inputs: dict[str, Any]) -> Descripti
 def _describe_pooling(mixer: nn.AvgPool2d, inputs: dict[str, Any]) -> Description:
     size = mixer.kernel_size
     size = (size, size) if isinstance(size, int) else size
-    return Description('one fixed kernel', 'the one', f'depth-wise {_size(size)}')
+    return Description('one fixed kernel', 'the one', f'depthwise {_size(size)}')
 
 
 @describes(nn.MultiheadAttention, 'mmpretrain.models.utils.attention.MultiheadAttention')
@@ -142,12 +142,12 @@ def _describe_dynamic_attention(
     size, mask = inputs.get('window_size') or mixer.window_size, inputs.get('mask')
     selection = _in_window(size, tokens - size[0] * size[1], mask)
     relative = mixer.relative_position_bias_table is not None
-    taps = f'depth-wise {_size([2 * side - 1 for side in size])}' if relative else ''
+    taps = f'depthwise {_size([2 * side - 1 for side in size])}' if relative else ''
     if mixer.depthwise:
         return Description(
             f'keys of {tokens} tokens',
             f'mean of {selection}',
-            'depth-wise 1x1',
+            'depthwise 1x1',
             '1',
             static=taps and f'{taps} on keys',
         )
@@ -181,7 +181,7 @@ def _describe_dynamic_conv(mixer: DynamicConv, inputs: dict[str, Any]) -> Descri
     return Description(
         f'{kernels} learned kernels',
         'a mixture for each image (soft)',
-        f'depth-wise {_size(size)}',
+        f'depthwise {_size(size)}',
         '1',
     )
 
@@ -190,7 +190,7 @@ def _describe_dynamic_conv(mixer: DynamicConv, inputs: dict[str, Any]) -> Descri
 def _describe_depthwise_conv(mixer: DynamicDepthwiseConv, inputs: dict[str, Any]) -> Description:
     source = 'the pooled input' if mixer.homogeneous else 'the feature at each position'
     size = _size([mixer.kernel_size] * 2)
-    return Description(f'none: a kernel made from {source}', 'none', f'depth-wise {size}', '1')
+    return Description(f'none: a kernel made from {source}', 'none', f'depthwise {size}', '1')
 
 
 @describes(DMA)
@@ -199,13 +199,13 @@ def _describe_dma(mixer: DMA, inputs: dict[str, Any]) -> Description:
         f'{_size(branch.kernel_size)} dilation {branch.dilation[0]}' for branch in mixer.branches
     )
     if mixer.gate is None:
-        return Description('learned kernels', 'all, summed', f'depth-wise {taps}')
+        return Description('learned kernels', 'all, summed', f'depthwise {taps}')
     return Description(
         'one kernel from the pooled input',
         'the one (the gate)',
-        'depth-wise 1x1',
+        'depthwise 1x1',
         '1',
-        static=f'depth-wise taps: {taps}',
+        static=f'depthwise taps: {taps}',
     )
 
 
@@ -222,7 +222,7 @@ def _describe_acmix(mixer: nn.Module, inputs: dict[str, Any]) -> Description:
     window = getattr(attention, 'window', None)
     selection = 'all (hard)' if window is None else f'all of {window}x{window} (hard)'
     if hasattr(attention, 'weights'):  # patch-wise: a network makes the taps of the second one
-        bank, kernel = 'taps from a network on the window', f'depth-wise {window}x{window}, shared'
+        bank, kernel = 'taps from a network on the window', f'depthwise {window}x{window}, shared'
     else:
         bank, kernel = 'keys and values of tokens', 'standard 1x1'
     return Description(bank, selection, kernel, static=shifts)
@@ -249,7 +249,7 @@ def _table(size: Sequence[int]) -> str:
 
 
 def _kind(depthwise: bool) -> str:
-    return 'depth-wise' if depthwise else 'standard'
+    return 'depthwise' if depthwise else 'standard'
 
 
 def _size(sides: Sequence[int]) -> str:

@@ -175,7 +175,7 @@ def _derive(operation: str, a: Tensor, b: Tensor) -> Description:
     """Describe a product that no description of a mixer covers."""
     if operation.startswith('mul') or operation.startswith('addcmul'):
         one_each = 'position' if a.numel() == b.numel() else 'image or group of positions'
-        return Description('made from the input', f'one for each {one_each}', 'depth-wise 1x1', '1')
+        return Description('made from the input', f'one for each {one_each}', 'depthwise 1x1', '1')
     return Description('made from the input', 'not described', f'by {operation}')
 
 
@@ -247,17 +247,17 @@ def view_family() -> list[tuple[str, Row]]:
     mixers = [
         ('ViT', DynamicTokenAttention(*vit), tokens),
         ('ViT, scaling', DynamicTokenAttention(*vit, activation='scaling'), tokens),
-        ('ViT, depth-wise', DynamicTokenAttention(*vit, **depthwise), tokens),
+        ('ViT, depthwise', DynamicTokenAttention(*vit, **depthwise), tokens),
         ('Swin', DynamicTokenAttention(*swin), windows),
         ('Swin, shifted', _WithMask(DynamicTokenAttention(*swin), mask), windows),
-        ('Swin, depth-wise', DynamicTokenAttention(*swin, **depthwise), windows),
+        ('Swin, depthwise', DynamicTokenAttention(*swin, **depthwise), windows),
         ('Linformer', Linformer(384, head_dim=64), torch.rand(1, 384, 14, 14)),
         ('dynamic convolution', DynamicConv(64), image),
         ('D-DW-Conv', DynamicDepthwiseConv(64), image),
         ('D-DW-Conv, homogeneous', DynamicDepthwiseConv(64, homogeneous=True), image),
         ('DMFormer', DMA(64), image),
         ('DMFormer, no gate', DMA(64, gate=False), image),
-        ('depth-wise convolution', nn.Conv2d(64, 64, 7, padding=3, groups=64), image),
+        ('depthwise convolution', nn.Conv2d(64, 64, 7, padding=3, groups=64), image),
     ]
     views = []
     for name, mixer, x in mixers:

@@ -29,7 +29,7 @@ PICTURES = 8  # validation images in each task's picture
 
 
 @dataclass(frozen=True)
-class Leg:
+class Task:
     """One task: its config, its metric, and the least that a run must reach."""
 
     name: str
@@ -39,14 +39,14 @@ class Leg:
     metric_title: str
     floor: float
     unit: float = 1.0  # what the evaluator calls 100 %
-    initialised: bool = True  # from the classification leg's checkpoint
+    initialized: bool = True  # from the checkpoint of classification
     optional: bool = False
     options: dict[str, object] = field(default_factory=dict)  # --cfg-options of all its commands
     drawing: dict[str, object] = field(default_factory=dict)  # more of them for the drawings
 
 
-LEGS = (
-    Leg(
+TASKS = (
+    Task(
         'classification',
         'classification',
         'configs/mini/dmformer-nano_mini-imagenet.py',
@@ -54,10 +54,10 @@ LEGS = (
         'top-1',
         floor=98.5,
         unit=100.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.rescale_factor': 4},
     ),
-    Leg(
+    Task(
         'detection',
         'detection, RetinaNet',
         'configs/mini/retinanet_dmformer-nano_fpn_mini-coco.py',
@@ -66,7 +66,7 @@ LEGS = (
         floor=72.0,
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
-    Leg(
+    Task(
         'segmentation',
         'segmentation, Semantic FPN',
         'configs/mini/dmformer-nano_sem-fpn_mini-ade20k.py',
@@ -75,7 +75,7 @@ LEGS = (
         floor=55.0,
         unit=100.0,
     ),
-    Leg(
+    Task(
         'instance-segmentation',
         'instances, Mask R-CNN',
         'configs/mini/mask-rcnn_dmformer-nano_fpn_mini-coco.py',
@@ -84,7 +84,7 @@ LEGS = (
         floor=75.0,
         optional=True,
     ),
-    Leg(
+    Task(
         'segmentation-upernet',
         'segmentation, UperNet',
         'configs/mini/dmformer-nano_upernet_mini-ade20k.py',
@@ -100,8 +100,8 @@ LEGS = (
 
 
 # With --data: the recipes of the real sets, whole, which takes hours; each brings its weights.
-REAL_LEGS = (
-    Leg(
+REAL_TASKS = (
+    Task(
         'classification',
         'CIFAR-10, classification',
         'configs/cifar10/dmformer-nano_cifar10.py',
@@ -109,24 +109,24 @@ REAL_LEGS = (
         'top-1',
         floor=85.0,
         unit=100.0,
-        initialised=False,
+        initialized=False,
         drawing={
             'default_hooks.visualization.rescale_factor': 4,
             # of ten thousand, one of each of the first classes
             'test_dataloader.dataset.indices': [1000 * i for i in range(PICTURES)],
         },
     ),
-    Leg(
+    Task(
         'detection',
         'blood cells, RetinaNet',
         'configs/bccd/retinanet_dmformer-nano_fpn_bccd.py',
         'coco/bbox_mAP_50',
         'box AP50',
         floor=80.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
-    Leg(
+    Task(
         'segmentation',
         'CamVid, Semantic FPN',
         'configs/camvid/dmformer-nano_sem-fpn_camvid.py',
@@ -134,16 +134,16 @@ REAL_LEGS = (
         'mIoU',
         floor=55.0,
         unit=100.0,
-        initialised=False,
+        initialized=False,
     ),
-    Leg(
+    Task(
         'instance-segmentation',
         'nuclei, Mask R-CNN',
         'configs/nuclei/mask-rcnn_dmformer-nano_fpn_nuclei.py',
         'coco/segm_mAP_50',
         'mask AP50',
         floor=75.0,
-        initialised=False,
+        initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
     ),
 )
@@ -188,9 +188,9 @@ REAL_SETS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a leg reached, in per cent."""
+    """What a task reached, in per cent."""
 
-    leg: Leg
+    task: Task
     untrained: float
     reached: float
     seconds: float
@@ -200,7 +200,7 @@ class Result:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--all', action='store_true', help='add Mask R-CNN and UperNet')
-    parser.add_argument('--only', choices=[leg.name for leg in LEGS], help='run one task alone')
+    parser.add_argument('--only', choices=[task.name for task in TASKS], help='run one task alone')
     parser.add_argument(
         '--data',
         type=Path,
@@ -212,14 +212,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_legs(args: argparse.Namespace) -> list[Leg]:
-    """The legs to run; one that starts from the classification leg's checkpoint brings it along."""
+def chosen_tasks(args: argparse.Namespace) -> list[Task]:
+    """The tasks to run; one that starts from the checkpoint of classification brings it along."""
     if args.data:
-        return [leg for leg in REAL_LEGS if args.only in (None, leg.name)]
+        return [task for task in REAL_TASKS if args.only in (None, task.name)]
     if args.only:
-        only = next(leg for leg in LEGS if leg.name == args.only)
-        return [LEGS[0], only] if only.initialised else [only]
-    return [leg for leg in LEGS if args.all or not leg.optional]
+        only = next(task for task in TASKS if task.name == args.only)
+        return [TASKS[0], only] if only.initialized else [only]
+    return [task for task in TASKS if args.all or not task.optional]
 
 
 def run(*command: str, log: Path) -> None:
@@ -283,49 +283,49 @@ def cfg_options(options: dict[str, object]) -> list[str]:
     return ['--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else []
 
 
-def test(leg: Leg, checkpoint: str, folder: Path, log: Path, *options: str) -> float:
+def test(task: Task, checkpoint: str, folder: Path, log: Path, *options: str) -> float:
     """Test a checkpoint with tools/test.py.
 
     Returns:
-        float: The leg's metric in per cent.
+        float: The task's metric in per cent.
     """
-    run('tools/test.py', leg.config, checkpoint, '--work-dir', str(folder), *options, log=log)
+    run('tools/test.py', task.config, checkpoint, '--work-dir', str(folder), *options, log=log)
     newest = max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
     metrics = json.loads(newest.read_text().splitlines()[-1])
     # mmdet's evaluator gives no metric at all for a model that detects nothing.
-    return metrics.get(leg.metric, 0.0) / leg.unit * 100
+    return metrics.get(task.metric, 0.0) / task.unit * 100
 
 
-def run_leg(leg: Leg, work_dir: Path) -> Result:
+def run_task(task: Task, work_dir: Path) -> Result:
     """Train, test and draw one task."""
     start = time.time()
-    folder = work_dir / leg.name
+    folder = work_dir / task.name
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'output.log'
     log.write_text('')
 
     untrained = folder / 'untrained.pth'
-    save_untrained(leg.config, untrained, leg.options)
-    options = cfg_options(leg.options)
-    before = test(leg, str(untrained), folder / 'untrained', log, *options)
+    save_untrained(task.config, untrained, task.options)
+    options = cfg_options(task.options)
+    before = test(task, str(untrained), folder / 'untrained', log, *options)
 
-    training = dict(leg.options)
-    if leg.initialised:
-        pretrained = last_checkpoint(work_dir / LEGS[0].name / 'train')
+    training = dict(task.options)
+    if task.initialized:
+        pretrained = last_checkpoint(work_dir / TASKS[0].name / 'train')
         training['model.backbone.init_cfg.checkpoint'] = pretrained
     options = ['--work-dir', str(folder / 'train'), *cfg_options(training)]
-    run('tools/train.py', leg.config, *options, log=log)
+    run('tools/train.py', task.config, *options, log=log)
     checkpoint = last_checkpoint(folder / 'train')
 
     drawings = folder / 'drawings'
-    options = ['--show-dir', str(drawings), *cfg_options(leg.options | leg.drawing)]
-    after = test(leg, checkpoint, folder / 'test', log, *options)
-    if 'test_dataloader.dataset.indices' in leg.drawing:  # some were drawn, and all are measured
-        after = test(leg, checkpoint, folder / 'test', log, *cfg_options(leg.options))
-    picture = work_dir / f'{leg.name}.png'
+    options = ['--show-dir', str(drawings), *cfg_options(task.options | task.drawing)]
+    after = test(task, checkpoint, folder / 'test', log, *options)
+    if 'test_dataloader.dataset.indices' in task.drawing:  # some were drawn, and all are measured
+        after = test(task, checkpoint, folder / 'test', log, *cfg_options(task.options))
+    picture = work_dir / f'{task.name}.png'
     drawn = sorted(drawings.rglob('*.[jp][pn]g'))
     make_contact_sheet(drawn[:: max(1, len(drawn) // PICTURES)][:PICTURES], picture)
-    return Result(leg, before, after, time.time() - start, picture)
+    return Result(task, before, after, time.time() - start, picture)
 
 
 def show_table(results: list[Result], images: str) -> None:
@@ -333,8 +333,10 @@ def show_table(results: list[Result], images: str) -> None:
     for column in ('task', 'metric', 'untrained', 'reached', 'floor', 'seconds', 'picture'):
         table.add_column(column, justify='left' if column in ('task', 'metric') else 'right')
     for r in results:
-        percent = [f'{value:.1f} %' for value in (r.untrained, r.reached, r.leg.floor)]
-        table.add_row(r.leg.title, r.leg.metric_title, *percent, f'{r.seconds:.0f}', str(r.picture))
+        percent = [f'{value:.1f} %' for value in (r.untrained, r.reached, r.task.floor)]
+        table.add_row(
+            r.task.title, r.task.metric_title, *percent, f'{r.seconds:.0f}', str(r.picture)
+        )
     Console(width=130).print(table)
 
 
@@ -345,19 +347,19 @@ def main() -> None:
     MMLogger.get_instance('demo', log_level='ERROR')  # what this process itself does is no news
     work_dir = Path(args.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    legs = chosen_legs(args)
+    tasks = chosen_tasks(args)
     if args.data:
-        for leg in legs:
-            prepare_set(REAL_SETS[leg.config.split('/')[1]], args.data, work_dir / 'data.log')
+        for task in tasks:
+            prepare_set(REAL_SETS[task.config.split('/')[1]], args.data, work_dir / 'data.log')
     else:
         run('demo/make_mini_data.py', log=work_dir / 'data.log')
     results = []
-    for i, leg in enumerate(legs, 1):
-        print(f'\n[{i}/{len(legs)}] {leg.title}', flush=True)
-        results.append(run_leg(leg, work_dir))
+    for i, task in enumerate(tasks, 1):
+        print(f'\n[{i}/{len(tasks)}] {task.title}', flush=True)
+        results.append(run_task(task, work_dir))
     make_contact_sheet([r.picture for r in results], work_dir / 'all.png', columns=1, height=360)
     show_table(results, 'test images of the sets' if args.data else 'built-in validation images')
-    below = [r.leg.title for r in results if r.reached < r.leg.floor]
+    below = [r.task.title for r in results if r.reached < r.task.floor]
     if below:
         sys.exit(f'Below the floor: {", ".join(below)}.')
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""One page on this machine: what is installed, what is here, and whether a config can train."""
+"""Report on this machine: what is installed, what is here, and whether a config can train."""
 
 import logging
 import shlex
@@ -27,14 +27,14 @@ from .engine.batch_size import describe_batch_size
 from .engine.model import toolbox_of
 from .registry import type_name
 
-# Of mmengine's report; the rest is on the page in more words, or how torch was compiled.
+# Of mmengine's report; the rest is reported in more words, or how torch was compiled.
 _COLLECTED = 'sys.platform', 'Python', 'CUDA_HOME', 'NVCC', 'GCC', 'MSVC', 'OpenCV'
 _PRETRAINED = 'Pretrained', 'PretrainedInit', 'CheckedPretrained', 'CheckedPretrainedInit'
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the page.
+    """A line of the report.
 
     Attributes:
         name (str): What it is about.
@@ -48,11 +48,11 @@ class Line:
 
 
 @dataclass
-class Diagnosis:
+class Report:
     """What :func:`examine` found.
 
     Attributes:
-        sections (dict[str, list[Line]]): The page.
+        sections (dict[str, list[Line]]): The lines of each section.
         obstacle (str | None): Why the config cannot train here, in one sentence.
     """
 
@@ -66,7 +66,7 @@ def examine(
     *,
     layouts: Sequence[Layout] = LAYOUTS,
     quiet: bool = False,
-) -> Diagnosis:
+) -> Report:
     """Examine this machine.
 
     Args:
@@ -76,13 +76,13 @@ def examine(
         quiet (bool): Show no progress. Defaults to False.
 
     Returns:
-        Diagnosis: The page, and with ``config`` what stands in its way.
+        Report: What is here, and with ``config`` why it cannot train.
 
     Raises:
         SystemExit: If ``options`` are not those of ``tools/train.py``.
     """
 
-    @cache  # ImageNet's files are counted once, for the page and for the config
+    @cache  # ImageNet's files are counted once, for the report and for the config
     def find_faults(layout: Layout, root: Path) -> list[str]:
         return layout.find_faults(root, quiet)
 
@@ -107,17 +107,17 @@ def examine(
         'Data': [_data_line(*place, find_faults(*place)) for place in places],
         'To train': _launch(config, options, cfg),
     }
-    return Diagnosis(sections, obstacle)
+    return Report(sections, obstacle)
 
 
-def print_page(diagnosis: Diagnosis) -> None:
-    """Print the page of a diagnosis."""
+def print_report(found: Report) -> None:
+    """Print a report as a table."""
     table = Table.grid(padding=(0, 2))
-    colours = {True: 'green', False: 'yellow', None: ''}
-    for title, lines in diagnosis.sections.items():
+    colors = {True: 'green', False: 'yellow', None: ''}
+    for title, lines in found.sections.items():
         table.add_row(Text(title, style='bold'))
         for line in lines:
-            table.add_row(Text(f'  {line.name}'), Text(line.text, style=colours[line.good]))
+            table.add_row(Text(f'  {line.name}'), Text(line.text, style=colors[line.good]))
     Console().print(table)
 
 
@@ -179,7 +179,7 @@ def _require_operators(cfg: Config) -> None:
             raise runtime.UsageError(
                 f"{name}, which the config's model names, calls mmcv's "
                 f'{" and ".join(sorted(missing))}, which neither torchvision nor torch serves: '
-                f'{report.cure()}.'
+                f'{report.how_to_build()}.'
             )
 
 

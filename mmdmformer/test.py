@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, float]:
         dict[str, float]: The metrics.
 
     Raises:
-        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+        SystemExit: With code 2, after one sentence on stderr, for a user's mistake.
     """
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     runtime.add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
-    parser.add_argument('--show-dir', help='draw the predictions into this folder')
+    parser.add_argument('--show-dir', help='directory to save drawings of the predictions to')
     parser.add_argument(
         '--tta',
         action='store_true',

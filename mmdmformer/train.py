@@ -29,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args (Sequence[str], optional): Command line arguments. Defaults to ``sys.argv[1:]``.
 
     Raises:
-        SystemExit: With code 2, after one sentence on stderr, for a mistake of the user's.
+        SystemExit: With code 2, after one sentence on stderr, for a user's mistake.
     """
     options = _parser().parse_args(args)
     with runtime.one_sentence_errors():
@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest in the work folder if none is named '
-        'and there is one',
+        help='resume from this checkpoint, or, if none is given, from the latest in the work '
+        'directory if there is one',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)'

@@ -15,6 +15,9 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # read when triton is imported, which mmdmformer does
 
 from mini_data import make_mini_data  # noqa: E402
+from quick_runs import make_runs_quick  # noqa: E402
+
+make_runs_quick()
 
 REPOSITORY = Path(__file__).parents[1]
 THIRD_PARTY = (

@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Say on one page what is installed, which GPUs and data sets are here, and how to train.
+"""Report what is installed, which GPUs and data sets are here, and how to train.
 
-With a config, followed by the options of tools/train.py that it is to train with, exit with 1 and
-the reason if it cannot train here.
+With a config, followed by options of tools/train.py, exit with code 1 and the reason if it cannot
+be trained on this machine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ if importlib.util.find_spec('mmdmformer') is None:  # a checkout that has not be
 
 def parse_args(args=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', nargs='?', help='config file that is to train on this machine')
+    parser.add_argument('config', nargs='?', help='config file to be trained on this machine')
     parser.add_argument(
         'options', nargs=argparse.REMAINDER, help='options of tools/train.py, after the config'
     )
@@ -26,14 +26,14 @@ def parse_args(args=None):
 def main(args=None):
     args = parse_args(args)
     try:
-        from mmdmformer.doctor import examine, print_page
-    except ImportError as error:  # it names what is wrong with the environment, and the cure
+        from mmdmformer.doctor import examine, print_report
+    except ImportError as error:  # it names what is wrong with the environment, and the fix
         print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
-    diagnosis = examine(args.config, args.options)
-    print_page(diagnosis)
-    if diagnosis.obstacle is not None:
-        print(f'error: {diagnosis.obstacle}', file=sys.stderr)
+    report = examine(args.config, args.options)
+    print_report(report)
+    if report.obstacle is not None:
+        print(f'error: {report.obstacle}', file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """DMFormer-nano beside its ablations and other networks of its size, trained alike from scratch.
 
-It is the papers' comparison in miniature: every network is trained for classification, and from
+The papers' comparison on small data: every network is trained for classification, and from
 that checkpoint for Semantic FPN, on the built-in data, with several seeds. A run that is in the
 results file is not repeated.
 """

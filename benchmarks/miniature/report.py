@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the study in miniature found: means, spreads, differences, a table and a plot."""
+"""Results of the study on small data: means, spreads, differences, a table and a plot."""
 
 from __future__ import annotations
 

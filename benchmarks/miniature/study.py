@@ -20,7 +20,7 @@ class Task:
     """What a network is trained for.
 
     Attributes:
-        config (str): The leaf whose backbone is replaced.
+        config (str): The config whose backbone is replaced.
         data (str): Data root, below the folder of the built-in data.
         side (int): Sides of the images in pixels.
         metric (str): As the toolbox's evaluator names it, in per cent.
@@ -50,7 +50,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all runs have in common beside the settings of the leaves.
+    """What all runs have in common beside the settings of the configs.
 
     Attributes:
         images (int): Training images of each task.

@@ -67,7 +67,7 @@ def make_data(recipe: Recipe, folder: Path) -> None:
 
 
 def make_config(run: Run, recipe: Recipe, folders: Folders) -> Config:
-    """The config of a run: the task's leaf with another backbone, length, size and data.
+    """The config of a run: the task's config with another backbone, length, size and data.
 
     Args:
         run (Run): Which.

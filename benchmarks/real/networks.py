@@ -40,7 +40,7 @@ def _toolbox(
 
 
 def _init_cfg(layers: Sequence[str], norm: str) -> list[dict]:
-    """How mmpretrain's configs initialise the classifiers of a network."""
+    """How mmpretrain's configs initialize the classifiers of a network."""
     return [
         dict(type='TruncNormal', layer=list(layers), std=0.02, bias=0.0),
         dict(type='Constant', layer=[norm], val=1.0, bias=0.0),

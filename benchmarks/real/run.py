@@ -50,7 +50,7 @@ from results import (
 )
 
 WORK = Path('work_dirs/real')  # below the repository
-LICENCE = 'Apache-2.0'  # of the weights; the data have their own
+LICENSE = 'Apache-2.0'  # of the weights; the data have their own
 # In the order in which they are run: detectors and segmentors start from the first.
 CONFIGS = (
     'cifar10/dmformer-nano_cifar10',
@@ -189,7 +189,7 @@ def collect(config: str, seed: int, work: Path) -> list[Row]:
     newest = sorted((ROOT / work / 'test').glob('*/*.json'))[-1]
     tested = json.loads(newest.read_text().splitlines()[-1])
     rows = make_rows(config, seed, scalars, dict(val=validated, test=tested))
-    meta.update(licence=LICENCE, results=[asdict(row) for row in rows])
+    meta.update(licence=LICENSE, results=[asdict(row) for row in rows])
     shipped.write_bytes(to_bytes(content))
     if seed == 0 and config in SHIPPED:
         (ROOT / SHIPPED[config]).mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-# So few epochs on so few weights leave nothing to regularise: no Mixup and CutMix, no RandAugment,
+# So few epochs on so few weights leave nothing to regularize: no Mixup and CutMix, no RandAugment,
 # no drop path, and less erasing.
 _base_ = 'dmformer-s_cifar10.py'
 

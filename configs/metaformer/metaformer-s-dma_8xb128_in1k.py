@@ -14,7 +14,7 @@ model = dict(
         mixer=dict(type='DMA'),
     )
 )
-# Two more that weight decay spares: positions in windows, and the biases of a bank of kernels.
+# Two more without weight decay: positions in windows, and the biases of a bank of kernels.
 optim_wrapper = dict(
     paramwise_cfg=dict(
         custom_keys={

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Time and memory of backbones beside each other, measured in one run.
+"""Comparison of time and memory of backbones, measured in one run.
 
 The repetitions of all networks are interleaved, so that a machine whose speed drifts treats them
 alike; what is worth quoting are medians and their ratios.
@@ -93,8 +93,8 @@ class Case:
             batch = height = width = 0
         if mode not in ('inference', 'training') or min(batch, height, width) < 1:
             raise ValueError(
-                f'{text!r} is no case: write inference or training, the batch and the sides in '
-                'pixels, such as inference:4x224x224.'
+                f'{text!r} is no case: write inference or training, the batch size, height and '
+                'width in pixels, such as inference:4x224x224.'
             )
         return cls(mode, batch, height, width)
 
@@ -373,7 +373,7 @@ def plot_growth(results: list[Measurement], path: str | Path, title: str) -> Non
 
     Args:
         results (list[Measurement]): The measurements.
-        path (str | Path): The picture.
+        path (str | Path): The file to write.
         title (str): What they were made on.
     """
     from matplotlib.figure import Figure
@@ -398,7 +398,7 @@ def plot(results: list[Measurement], path: str | Path, title: str) -> None:
 
     Args:
         results (list[Measurement]): The measurements.
-        path (str | Path): The picture.
+        path (str | Path): The file to write.
         title (str): What they were made on.
     """
     from matplotlib.figure import Figure
@@ -412,8 +412,8 @@ def plot(results: list[Measurement], path: str | Path, title: str) -> None:
             [m - min(r.seconds) * 1e3 for m, r in zip(medians, rows, strict=True)],
             [max(r.seconds) * 1e3 - m for m, r in zip(medians, rows, strict=True)],
         ]
-        colours = ['C1' if r.name.startswith('DMFormer') else 'C0' for r in rows]
-        axes.barh([r.name for r in rows], medians, xerr=spread, color=colours)
+        colors = ['C1' if r.name.startswith('DMFormer') else 'C0' for r in rows]
+        axes.barh([r.name for r in rows], medians, xerr=spread, color=colors)
         axes.set_title(str(case), fontsize=10)
         axes.set_xlabel('ms')
     figure.suptitle(title, fontsize=8)

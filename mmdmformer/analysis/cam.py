@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Class-activation maps: where in an image a model finds the reason for its output.
+"""Class activation maps: the regions of an image that cause the output of a model.
 
 The maps are computed by the library pytorch_grad_cam (package ``grad-cam``). What is added here is
 what it explains: a class of a classifier, a box of a detector, a pixel or a region of a segmentor;
@@ -98,7 +98,7 @@ def explain(
     layer: str | None = None,
     method: str = 'gradcam',
 ) -> ActivationMap:
-    """Compute the class-activation map of a model for an image.
+    """Compute the class activation map of a model for an image.
 
     Args:
         loaded (LoadedModel): The model; all of its parameters come to require
@@ -146,7 +146,7 @@ def _find_method(method: str) -> type:
         import pytorch_grad_cam
     except ImportError as error:
         raise UsageError(
-            f'class-activation maps need the package grad-cam ({error}): install it with `pip '
+            f'class activation maps need the package grad-cam ({error}): install it with `pip '
             'install -r requirements/optional.txt`.'
         ) from error
     if method not in METHODS:
@@ -297,10 +297,10 @@ def draw(result: ActivationMap, height: int = 224) -> Image.Image:
 
     Args:
         result (ActivationMap): The map.
-        height (int): Height of the picture in pixels. Defaults to 224.
+        height (int): Height of the image in pixels. Defaults to 224.
 
     Returns:
-        Image.Image: The picture.
+        Image.Image: The figure.
     """
     from pytorch_grad_cam.utils.image import show_cam_on_image
 

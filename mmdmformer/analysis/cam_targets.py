@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What a class-activation map explains: one number of a model's output.
+"""Targets of class activation maps: the explained number of a model's output.
 
 It is the score of a class of a classifier, of a box of a detector, of a pixel or a region of a
 segmentor.
@@ -38,7 +38,7 @@ class Request:
 
 
 def check_request(request: Request, tasks: Collection[str]) -> None:
-    """Refuse what concerns no model of the picture.
+    """Refuse requests that concern no model of the figure.
 
     Args:
         request (Request): What the user wants.
@@ -70,7 +70,7 @@ class Target:
         box (list[float], optional): Left, top, right and bottom of a box, in
             pixels of what the model sees.
         point (tuple[float, float], optional): Column and row, as fractions of
-            the image's sides.
+            the width and height of the image.
     """
 
     caption: str
@@ -79,7 +79,7 @@ class Target:
     point: tuple[float, float] | None = None
 
 
-class Explained(nn.Module):
+class ExplainedModel(nn.Module):
     """A model whose output for one image is a tensor of scores, as the library wants it.
 
     Args:
@@ -129,7 +129,7 @@ class Explained(nn.Module):
         return self.classes[index] if index < len(self.classes) else f'class {index}'
 
 
-class Classifier(Explained):
+class ExplainedClassifier(ExplainedModel):
     """Class scores before the softmax, or before the sigmoid if there are several labels."""
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -157,7 +157,7 @@ class Classifier(Explained):
         return Target(f'{self._class_name(index)} {percent:.1f} %', lambda out: out[index])
 
 
-class Segmentor(Explained):
+class ExplainedSegmentor(ExplainedModel):
     """Class scores of the image's pixels before the softmax."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Segmentor(Explained):
         return Target(caption, lambda out: out[index, y, x], point=point)
 
 
-class Detector(Explained):
+class ExplainedDetector(ExplainedModel):
     """Scores of the boxes that are found, by falling score.
 
     A detector's with a second stage or with queries are what it predicts. A
@@ -263,4 +263,8 @@ class Detector(Explained):
         return Target(caption, lambda out: out[i], box=boxes[i].tolist())
 
 
-KINDS = {'classification': Classifier, 'detection': Detector, 'segmentation': Segmentor}
+KINDS = {
+    'classification': ExplainedClassifier,
+    'detection': ExplainedDetector,
+    'segmentation': ExplainedSegmentor,
+}

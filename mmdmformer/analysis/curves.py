@@ -56,7 +56,7 @@ def read_run(folder: str | Path) -> Run:
     rows = [row for file in files for row in _read_rows(file)]
     if not rows:
         raise UsageError(
-            f'no scalars are in {folder}: give the work_dir of a run, which has a folder '
+            f'no scalars are in {folder}: give the work_dir of a run, which has a directory '
             f'with {SCALARS.removeprefix("*/")} for each start.'
         )
     run = Run(str(folder))

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Trained models to look at, and their images as their test pipelines prepare them."""
+"""Loading of trained models for analysis, and of images by their test pipelines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Multiply-adds of convolutions and matrix products, for images of any size in no time."""
+"""Multiply-adds of convolutions and matrix products, counted without computing them."""
 
 import copy
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Reading pictures and putting them together."""
+"""Reading images and combining them in a figure."""
 
 import math
 import re
@@ -17,7 +17,7 @@ TEXT_LINE = 18
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image upright and in true colours.
+    """Read an image upright and in true colors.
 
     Args:
         path (str | Path): Image file.
@@ -45,11 +45,11 @@ def read_image(path: str | Path) -> Image.Image:
 def make_contact_sheet(
     sources: Sequence[Path], target: Path, columns: int = 4, height: int = 256, gap: int = 8
 ) -> None:
-    """Put images of any size into the rows of one picture.
+    """Put images of any size into the rows of one figure.
 
     Args:
         sources (Sequence[Path]): Image files, at least one.
-        target (Path): Picture to write.
+        target (Path): File to write.
         columns (int): Images in a row. Defaults to 4.
         height (int): Height in pixels to which each image is scaled.
             Defaults to 256.
@@ -85,7 +85,7 @@ def make_grid(
             of equal length.
         titles (Sequence[str]): One for each column. A long one is broken
             after ``_``, ``-`` or a space.
-        target (str | Path): Picture to write; folders are made.
+        target (str | Path): File to write; directories are created.
         height (int): Height in pixels to which each image is scaled.
             Defaults to 224.
         gap (int): Pixels between cells. Defaults to 8.

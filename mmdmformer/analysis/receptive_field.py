@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Effective receptive fields: how much each pixel of the input moves the centre of a feature map.
+"""Effective receptive fields: how much each pixel of the input affects the center of a feature map.
 
 The measure is that of `Understanding the Effective Receptive Field in Deep Convolutional Neural
-Networks <https://arxiv.org/abs/1701.04128>`_: the gradient of the feature map's centre with respect
+Networks <https://arxiv.org/abs/1701.04128>`_: the gradient of the feature map's center with respect
 to the input. Its absolute values are averaged over images and drawn on a logarithmic scale.
 """
 
@@ -46,13 +46,13 @@ class Field:
     values: Tensor
 
     @property
-    def centre(self) -> tuple[int, int]:
-        """Row and column of the pixel nearest to its centre of mass."""
+    def center(self) -> tuple[int, int]:
+        """Row and column of the pixel nearest to its center of mass."""
         along = (self.values.sum(1), self.values.sum(0))
         return tuple(round((line * torch.arange(len(line))).sum().item()) for line in along)
 
     def square_side(self, share: float) -> int:
-        """The side of the smallest square around the centre that holds a share of the field.
+        """The side of the smallest square around the center that holds a share of the field.
 
         Args:
             share (float): From 0 to 1.
@@ -60,7 +60,7 @@ class Field:
         Returns:
             int: The side in pixels, odd; a square may reach over the border.
         """
-        row, column = self.centre
+        row, column = self.center
         height, width = self.values.shape
         rows, columns = torch.arange(height) - row, torch.arange(width) - column
         distance = torch.maximum(rows.abs()[:, None], columns.abs()[None])
@@ -166,7 +166,7 @@ def measure_field(
 
     Raises:
         UsageError: If there is no such feature map, or the input does not
-            influence its centre.
+            influence its center.
     """
     generator = torch.Generator().manual_seed(0)
     total: Tensor | float = 0.0
@@ -180,13 +180,13 @@ def measure_field(
                 'or add out_indices to the backbone.'
             )
         feature = outputs[stage]
-        centre = feature[0, :, feature.shape[2] // 2, feature.shape[3] // 2]
-        signs = torch.randint(0, 2, centre.shape, generator=generator) * 2 - 1
-        (gradient,) = torch.autograd.grad((centre * signs).sum(), image)
+        center = feature[0, :, feature.shape[2] // 2, feature.shape[3] // 2]
+        signs = torch.randint(0, 2, center.shape, generator=generator) * 2 - 1
+        (gradient,) = torch.autograd.grad((center * signs).sum(), image)
         total = total + gradient[0].abs().sum(0).double()
         on_image()
     if not (isinstance(total, Tensor) and total.sum() > 0):
-        raise UsageError('the input does not influence the centre of the feature map.')
+        raise UsageError('the input does not influence the center of the feature map.')
     return total / total.sum()
 
 
@@ -199,7 +199,7 @@ def noise_images(count: int, side: int, channels: int = 3) -> Iterable[Tensor]:
         channels (int): Channels of an image. Defaults to 3.
 
     Yields:
-        Tensor: Of shape (1, channels, side, side), as normalised images are.
+        Tensor: Of shape (1, channels, side, side), as normalized images are.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
@@ -207,7 +207,7 @@ def noise_images(count: int, side: int, channels: int = 3) -> Iterable[Tensor]:
 
 
 def real_images(paths: Sequence[str | Path], side: int, channels: int = 3) -> Iterable[Tensor]:
-    """Yield images from files, cut to a square around the centre, scaled and normalised.
+    """Yield images from files, cut to a square around the center, scaled and normalized.
 
     Args:
         paths (Sequence[str | Path]): Image files.
@@ -285,7 +285,7 @@ def plot(fields: Sequence[Field], path: str | Path) -> None:
 
     Args:
         fields (Sequence[Field]): The fields, at least one.
-        path (str | Path): Picture to write; folders are made.
+        path (str | Path): File to write; directories are created.
     """
     columns = min(4, len(fields))
     rows = -(-len(fields) // columns)
@@ -296,7 +296,7 @@ def plot(fields: Sequence[Field], path: str | Path) -> None:
     for axis, field in zip(axes.flat, fields, strict=False):
         values = (field.values / field.values.max()).clamp(min=FLOOR)
         drawn = axis.imshow(values, norm=LogNorm(FLOOR, 1), cmap='magma')
-        row, column = field.centre
+        row, column = field.center
         for share, style in zip(SHARES, ('-', '--', ':'), strict=True):
             side = field.square_side(share)
             corner = (column - side / 2, row - side / 2)

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Learning rate, momentum and weight decay of a training run in every iteration.
 
-mmengine's own optimiser, schedulers, data loader and loop are built and stepped as its runner
+mmengine's own optimizer, schedulers, data loader and loop are built and stepped as its runner
 does. Only the images and the gradients are left out, so that neither data nor a GPU is needed.
 """
 
@@ -41,12 +41,12 @@ QUANTITIES = ('learning rate', 'momentum', 'weight decay')
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share all settings of the optimiser.
+    """Parameters that share all settings of the optimizer.
 
     Attributes:
         names (list[str]): Names in the model.
         num_parameters (int): Number of scalars.
-        settings (dict): The optimiser's settings at the start, such as ``lr`` and ``betas``.
+        settings (dict): The optimizer's settings at the start, such as ``lr`` and ``betas``.
     """
 
     names: list[str]
@@ -56,13 +56,13 @@ class ParameterGroup:
 
 @dataclass
 class Schedule:
-    """A training run's length and the settings of its optimiser in every iteration.
+    """A training run's length and the settings of its optimizer in every iteration.
 
     Attributes:
         images (int): Number of training images.
         source (str): Where that number comes from.
         gpus (int): Number of processes.
-        batch_size (int): Images in a step of the optimiser, all processes together.
+        batch_size (int): Images in a step of the optimizer, all processes together.
         epoch_length (float): Iterations in a pass over the images. A whole number in
             epoch-based training; where the sampler never ends, images / images in an iteration.
         num_iterations (int): Length of the run.
@@ -199,7 +199,7 @@ class _Planner(Runner):
         self._train_loop = self.build_train_loop(cfg.train_cfg)
         self.optim_wrapper = self.build_optim_wrapper(_on_cpu(cfg.optim_wrapper))
         if isinstance(self.optim_wrapper, OptimWrapperDict):
-            raise UsageError('only one optimiser can be shown, and this config has several.')
+            raise UsageError('only one optimizer can be shown, and this config has several.')
         self.param_schedulers = None
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         self.groups = self._merge_groups()
@@ -216,7 +216,7 @@ class _Planner(Runner):
         return loader
 
     def _merge_groups(self) -> list[ParameterGroup]:
-        """Leave one parameter of each different group in the optimiser.
+        """Leave one parameter of each different group in the optimizer.
 
         mmengine makes a group of each parameter, and to step hundreds takes minutes.
         """
@@ -236,7 +236,7 @@ class _Planner(Runner):
         return list(merged.values())
 
     def step_through(self, quiet: bool) -> dict[str, np.ndarray]:
-        """Step the schedulers as in training, and record what the optimiser is set to."""
+        """Step the schedulers as in training, and record what the optimizer is set to."""
         loop: BaseLoop = self._train_loop
         groups = self.optim_wrapper.optimizer.param_groups
         values = np.empty((len(QUANTITIES), len(groups), loop.max_iters))
@@ -244,7 +244,7 @@ class _Planner(Runner):
         hook = ParamSchedulerHook()
         if hasattr(self.optim_wrapper.optimizer, 'train'):
             self.optim_wrapper.optimizer.train()  # those without a schedule refuse a step else
-        self.optim_wrapper.step()  # schedulers warn if they come before the optimiser
+        self.optim_wrapper.step()  # schedulers warn if they come before the optimizer
         with Progress(disable=quiet) as progress:
             for i in progress.track(range(loop.max_iters), description='stepping'):
                 for k, group in enumerate(groups):
@@ -308,10 +308,10 @@ def compute_schedule(
         quiet (bool): Whether to show no progress. Defaults to False.
 
     Returns:
-        Schedule: The run's length, and the optimiser's settings in every iteration.
+        Schedule: The run's length, and the optimizer's settings in every iteration.
 
     Raises:
-        UsageError: If the number of images cannot be known, or there are several optimisers.
+        UsageError: If the number of images cannot be known, or there are several optimizers.
     """
     number, source = images or count_training_images(cfg)
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg)), _quiet_log():

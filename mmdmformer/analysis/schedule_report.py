@@ -113,8 +113,8 @@ def plot_schedule(schedule: Schedule, path: str | Path, title: str) -> None:
 
     Args:
         schedule (Schedule): The schedule.
-        path (str | Path): Picture to write; folders are made.
-        title (str): Title of the picture.
+        path (str | Path): File to write; directories are created.
+        title (str): Title of the figure.
     """
     shown = [(quantity, _curves(schedule, quantity)) for quantity in QUANTITIES]
     shown = [(quantity, curves) for quantity, curves in shown if curves]
@@ -137,7 +137,7 @@ def plot_schedule(schedule: Schedule, path: str | Path, title: str) -> None:
             axis.legend(fontsize='small')
         for iteration, what in schedule.events.items():
             if what in ('end of warm-up', 'milestone'):
-                axis.axvline(iteration, color='grey', linewidth=0.8, linestyle=':')
+                axis.axvline(iteration, color='gray', linewidth=0.8, linestyle=':')
     axes[-1].set_xlabel('iteration')
     length = schedule.epoch_length
     epochs = axes[0].secondary_xaxis('top', functions=(lambda i: i / length, lambda e: e * length))

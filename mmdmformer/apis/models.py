@@ -63,9 +63,9 @@ def get_model(
     in_channels: int = 3,
     **options: Any,
 ) -> nn.Module:
-    """Build a network, with random weights or those of a checkpoint.
+    """Build a network, randomly initialized or with the weights of a checkpoint.
 
-    Images go in normalised; :func:`data_settings` says how. The module is in
+    Images go in normalized; :func:`data_settings` says how. The module is in
     training mode, as all new ones are.
 
     Args:
@@ -156,7 +156,7 @@ def data_settings(name: str) -> dict[str, Any]:
 
     Returns:
         dict: ``image_size`` in pixels; ``crop_pct``, the share of the shorter
-        side that the centre crop keeps; ``interpolation``; ``mean`` and
+        side that the center crop keeps; ``interpolation``; ``mean`` and
         ``std`` of RGB values from 0 to 1.
 
     Examples:
@@ -307,7 +307,7 @@ def describe_stages(backbone: nn.Module, build: Callable[..., nn.Module]) -> lis
 
     Returns:
         list[dict]: As timm has it: channels ``num_chs``, ``reduction`` of the
-        image's sides, the ``module`` that computes it, and its ``index``.
+        height and width, the ``module`` that computes it, and its ``index``.
     """
     every = tuple(range(len(backbone.stage_parts())))
     whole = backbone

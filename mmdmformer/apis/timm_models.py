@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import backbones
 from ..engine.model import without_init_log
-from ..layers.backbone import normalise_out_indices
+from ..layers.backbone import normalize_out_indices
 from . import models
 
 try:
@@ -120,7 +120,7 @@ class TimmClassifier:
             x (Tensor): Images of shape (B, in_chans, H, W).
             indices (int | Sequence[int], optional): The stages; a number
                 means so many, from the last one. Defaults to all.
-            norm (bool): Of no effect: the maps are normalised as they are.
+            norm (bool): Of no effect: the maps are normalized as they are.
                 Defaults to False.
             stop_early (bool): Of no effect: what no map needs is not computed
                 with ``intermediates_only``. Defaults to False.
@@ -144,7 +144,7 @@ class TimmClassifier:
         if indices is None or isinstance(indices, int):
             indices = every[-(indices or 0) :]
         indices = sorted(i + len(every) * (i < 0) for i in indices)
-        taken, last = normalise_out_indices(indices, len(every)), every[-1]
+        taken, last = normalize_out_indices(indices, len(every)), every[-1]
         with _returning(self, taken if intermediates_only else {*taken, last}):
             outputs = super().forward(x)
         maps = list(outputs[: len(taken)])

@@ -14,7 +14,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers import DynamicTokenAttention
@@ -51,21 +51,21 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             - **num_heads** (Sequence[int]): heads of each stage.
 
             Defaults to 'tiny'.
-        img_size (int): Sides in pixels of the images that absolute positions
+        img_size (int): Height and width in pixels of the images that absolute positions
             are for; they are interpolated for others. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
-        window_size (int): Sides of a window in tokens. Weights for another
+        window_size (int): Height and width of a window in tokens. Weights for another
             size are interpolated when loaded. Defaults to 7.
         activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
-        kernel (str): Likewise. Defaults to 'standard'.
+        kernel (str): See the mixer. Defaults to 'standard'.
         position (str): ``'relative'``, in each block, or ``'absolute'``,
             added to the patches. Defaults to 'relative'.
         qk_scale (float, optional): See the mixer. Defaults to None.
-        rel_on_values (bool): Likewise. Defaults to False.
-        rel_per_channel (bool): Likewise. Defaults to False.
-        ln_affine (bool): Likewise. Defaults to True.
-        mask_by_einsum (bool): Likewise; the paper's Swin-B with scaling is
+        rel_on_values (bool): See the mixer. Defaults to False.
+        rel_per_channel (bool): See the mixer. Defaults to False.
+        ln_affine (bool): See the mixer. Defaults to True.
+        mask_by_einsum (bool): See the mixer; the paper's Swin-B with scaling is
             counted so, and its Swin-T is not. Defaults to False.
         pad_small_map (bool): Whether maps smaller than a window are padded,
             and those of its size have shifted windows too, as detection and
@@ -80,7 +80,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             by default, do not update their statistics. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -147,7 +147,7 @@ class DynamicSwin(BackboneContract, SwinTransformer):
             in_channels=in_channels,
             window_size=window_size,
             drop_path_rate=drop_path_rate,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
             use_abs_pos_embed=position == 'absolute',
             pad_small_map=pad_small_map,
         )
@@ -184,8 +184,8 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels, or, without ``pad_small_map``, of a window
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels, or, without ``pad_small_map``, of a window
                 in the last stage.
 
         Returns:
@@ -235,4 +235,4 @@ class DynamicSwin(BackboneContract, SwinTransformer):
         return parts
 
     def _prepare_relative_position_bias_table(self, *args, **kwargs) -> None:
-        """Nothing: the attention modules take care of their tables."""
+        """Do nothing, as the attention modules resize their tables themselves."""

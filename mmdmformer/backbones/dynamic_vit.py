@@ -89,7 +89,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
         self.attn = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
 
     def init_weights(self) -> None:
-        """Nothing: the network initialises all its layers alike."""
+        """Leave the initialization to the network, which treats all its layers alike."""
         BaseModule.init_weights(self)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -115,17 +115,16 @@ class DynamicViT(BackboneContract, VisionTransformer):
             - **embed_dims** (int): channels C,
             - **num_layers** (int): blocks, at least 4,
             - **num_heads** (int): heads,
-            - **feedforward_channels** (int): hidden channels of the
-              feed-forward parts.
+            - **feedforward_channels** (int): hidden channels of the FFNs.
 
             Defaults to 'deit-small'.
-        img_size (int): Sides in pixels of the images that the positions are
+        img_size (int): Height and width in pixels of the images that the positions are
             for; they are interpolated for others. Defaults to 224.
-        patch_size (int): Sides of a patch in pixels. Defaults to 16.
+        patch_size (int): Height and width of a patch in pixels. Defaults to 16.
         in_channels (int): Channels of the image. Defaults to 3.
         activation (str): See :class:`~mmdmformer.mixers.DynamicTokenAttention`.
             Defaults to 'softmax'.
-        kernel (str): Likewise. Defaults to 'standard'.
+        kernel (str): See the mixer. Defaults to 'standard'.
         position (str): ``'absolute'``, added to the patches, or
             ``'relative'``, in each block. Defaults to 'absolute'.
         with_cls_token (bool): Whether a class token stands in front of the
@@ -136,9 +135,9 @@ class DynamicViT(BackboneContract, VisionTransformer):
             times the patch size as strides, made from the last map, for
             detection and segmentation. Defaults to 'cls_token'.
         qk_scale (float, optional): See the mixer. Defaults to None.
-        rel_on_values (bool): Likewise. Defaults to False.
-        rel_per_channel (bool): Likewise. Defaults to False.
-        ln_affine (bool): Likewise; it must be False where images are of
+        rel_on_values (bool): See the mixer. Defaults to False.
+        rel_per_channel (bool): See the mixer. Defaults to False.
+        ln_affine (bool): See the mixer; it must be False where images are of
             several sizes. Defaults to True.
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0. Defaults to 0.
@@ -151,7 +150,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             by default, do not update their statistics. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The macro architecture of DMFormer, with a slot for the token mixer."""
+"""The base architecture of DMFormer, with an exchangeable token mixer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -65,16 +65,16 @@ def build_downsample(in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequ
 
 
 class MetaFormerBlock(nn.Module):
-    """Token mixer and feed-forward part, each with its norm, layer scale and residual.
+    """Token mixer and FFN, each with its norm, layer scale and residual.
 
     Args:
         channels (int): Number of channels.
         mixer (dict): Config of the token mixer.
-        ffn_ratio (int): Expansion ratio of the feed-forward part.
+        ffn_ratio (int): Expansion ratio of the FFN.
         drop_path (float): Probability of dropping a residual branch.
         layer_scale_init_value (float): Initial value of the layer scales.
         norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the feed-forward part's activation.
+        act_cfg (dict): Config of the FFN's activation.
         with_cp (bool): Whether to checkpoint activations.
     """
 
@@ -142,8 +142,8 @@ class MetaFormerStage(nn.Module):
 class MetaFormer(Backbone):
     """Four convolutional stages, whose blocks mix tokens as the config says.
 
-    Stem, downsampling, batch norms, layer scales, convolutional feed-forward
-    parts and the norm at the end of each stage are those of `DMFormer
+    Stem, downsampling, batch norms, layer scales, convolutional
+    FFNs and the norm at the end of each stage are those of `DMFormer
     <https://arxiv.org/abs/2209.07738>`_; the slot for the token mixer is the
     idea of `MetaFormer Is Actually What You Need for Vision
     <https://arxiv.org/abs/2111.11418>`_, equation 3.
@@ -153,8 +153,7 @@ class MetaFormer(Backbone):
 
             - **embed_dims** (Sequence[int]): channels,
             - **depths** (Sequence[int]): blocks,
-            - **ffn_ratios** (Sequence[int]): expansion ratios of the
-              feed-forward parts.
+            - **ffn_ratios** (Sequence[int]): expansion ratios of the FFNs.
 
         mixer (dict | Sequence[dict]): Config of the token mixer, of the
             registry :data:`~mmdmformer.TOKEN_MIXERS`: one for all stages, or
@@ -167,7 +166,7 @@ class MetaFormer(Backbone):
             Defaults to 1e-2.
         norm_cfg (dict): Config of the norm layers, but for the layer norm at
             the end of each stage. Defaults to ``dict(type='BN')``.
-        act_cfg (dict): Config of the feed-forward parts' activation; the
+        act_cfg (dict): Config of the FFNs' activation; the
             stem's is ReLU. Defaults to ``dict(type='GELU')``.
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
             Stages after the last one do not run. Defaults to -1, the last.
@@ -262,8 +261,8 @@ class MetaFormer(Backbone):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map

@@ -28,7 +28,7 @@ class ClassTokenEmbedding(AbsolutePositionEmbedding):
     """Adds positions to the grid's tokens, and puts a class token in front of them.
 
     Args:
-        pos_shape (tuple[int, int]): Sides of the grid that positions are
+        pos_shape (tuple[int, int]): Height and width of the grid that positions are
             learned for.
         pos_dim (int): Number of channels.
     """
@@ -39,7 +39,7 @@ class ClassTokenEmbedding(AbsolutePositionEmbedding):
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, pos_dim))
 
     def init_weights(self) -> None:
-        """Initialise positions and the token."""
+        """Initialize positions and the token."""
         super().init_weights()
         for parameter in (self.cls_token, self.cls_pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -57,7 +57,7 @@ class PVTACmixBlock(PVTEncoderLayer):
     Args:
         channels (int): Number of channels.
         num_heads (int): Number of heads.
-        mlp_ratio (int): Expansion ratio of the feed-forward part.
+        mlp_ratio (int): Expansion ratio of the FFN.
         sr_ratio (int): Spatial reduction of keys and values.
         num_extra_tokens (int): Class tokens in front of the grid's.
         kv (str): See :class:`~mmdmformer.mixers.acmix_attention.ReducedProjection`.
@@ -113,7 +113,7 @@ class PVTACmixBlock(PVTEncoderLayer):
 
     def _forward(self, x: Tensor, hw_shape: Sequence[int]) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), hw_shape))
-        # The feed-forward part takes maps; with a class token, there is only a column.
+        # The FFN takes maps; with a class token, there is only a column.
         return self.ffn(self.norm2(x), (x.shape[1], 1), identity=x)
 
 
@@ -135,17 +135,16 @@ class PVTACmix(Backbone):
             - **embed_dims** (Sequence[int]): channels,
             - **depths** (Sequence[int]): blocks,
             - **num_heads** (Sequence[int]): heads,
-            - **mlp_ratios** (Sequence[int]): expansion ratios of the
-              feed-forward parts,
+            - **mlp_ratios** (Sequence[int]): expansion ratios of the FFNs,
             - **sr_ratios** (Sequence[int]): spatial reduction of keys and
               values.
 
             Defaults to 'tiny'.
-        img_size (int): Sides in pixels of the images that positions are
+        img_size (int): Height and width in pixels of the images that positions are
             learned for; they are interpolated for others. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         cls_token (bool): Whether the last stage has a class token, as PVT's
-            classifiers do. Its normalised state, of shape (B, C), then is the
+            classifiers do. Its normalized state, of shape (B, C), then is the
             last stage's output. Defaults to False.
         kv (str): How keys and values reach the whole grid for the convolution
             path: ``'upsample'`` or ``'shared'``; see
@@ -158,7 +157,8 @@ class PVTACmix(Backbone):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0. Defaults to 0.
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
@@ -169,7 +169,7 @@ class PVTACmix(Backbone):
             use their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -293,8 +293,8 @@ class PVTACmix(Backbone):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map
@@ -330,7 +330,7 @@ class PVTACmix(Backbone):
         return [stem, nn.ModuleList([*blocks, norm]), *later]
 
     def _init_layers(self) -> None:
-        # As PVT's own code: its rule is for linear layers, which mmdet's feed-forward parts hold as
+        # As PVT's own code: its rule is for linear layers, which mmdet's FFNs hold as
         # convolutions.
         super()._init_layers()
         for module in self.modules():

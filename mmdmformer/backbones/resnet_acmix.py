@@ -13,7 +13,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers.acmix import ACmixOperator, ConvolutionPath
@@ -100,7 +100,7 @@ class BottleneckResNet(BackboneContract, ResNet):
             their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -155,7 +155,7 @@ class BottleneckResNet(BackboneContract, ResNet):
             num_stages=num_stages,
             strides=strides,
             dilations=dilations,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
             norm_cfg=norm_cfg,
             with_cp=with_cp,
             zero_init_residual=False,
@@ -172,8 +172,8 @@ class BottleneckResNet(BackboneContract, ResNet):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map
@@ -222,7 +222,8 @@ class ResNetACmix(BottleneckResNet):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         dilations (Sequence[int]): Ones: ACmix has no dilated form.
             Defaults to (1, 1, 1, 1).
         kwargs: Further arguments of :class:`BottleneckResNet`.

@@ -23,7 +23,7 @@ class PatchwiseMixer(nn.Module):
 
     Args:
         projection (nn.Module): See :class:`~mmdmformer.mixers.ACmixOperator`.
-        attention (nn.Module): See there.
+        attention (nn.Module): See :class:`~mmdmformer.mixers.ACmixOperator`.
     """
 
     def __init__(self, projection: nn.Module, attention: nn.Module) -> None:
@@ -129,7 +129,7 @@ class SAN(Backbone):
             their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -231,8 +231,8 @@ class SAN(Backbone):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map
@@ -262,7 +262,7 @@ class SAN(Backbone):
         return [self.stem[:3], self.stem[3], *self.stages]
 
     def _init_layers(self) -> None:
-        """Nothing: weights scaled by the fan-out explode where a few channels are made of many."""
+        """Keep torch's defaults: scaled by the fan-out, layers that reduce channels explode."""
 
 
 @MODELS.register_module()
@@ -283,7 +283,8 @@ class SANACmix(SAN):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         kwargs: Further arguments of :class:`SAN`.
 
     Raises:

@@ -16,7 +16,7 @@ from ..layers import (
     as_outputs,
     check_input_size,
     checkpoint_forward,
-    normalise_out_indices,
+    normalize_out_indices,
     parse_arch,
 )
 from ..mixers.acmix import ACmixOperator, ConvolutionPath
@@ -27,7 +27,7 @@ class ShiftedWindowACmix(nn.Module):
     """ACmix on a map that is padded to whole windows and may be rolled.
 
     The convolution path sees the rolled map as it is: the seam of the roll is
-    a neighbourhood like others, as in the released code.
+    a neighborhood like others, as in the released code.
 
     Args:
         channels (int): Number of channels.
@@ -181,7 +181,8 @@ class SwinACmix(BackboneContract, SwinTransformer):
         shift (str): How the convolution path shifts maps (table 7); see
             :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to 'learned'.
         align_heads (bool): Whether the convolution path's output has the order
-            of the attention's; see there. Defaults to False.
+            of the attention path's; see
+            :class:`~mmdmformer.mixers.ConvolutionPath`. Defaults to False.
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0. Defaults to 0.
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
@@ -192,7 +193,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
             use their running statistics in training. Defaults to False.
         with_cp (bool): Whether to checkpoint activations, which saves memory
             in training and takes longer. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` refuses a checkpoint that does not fit; see
             :class:`~mmdmformer.engine.CheckedPretrainedInit`.
             Defaults to None.
@@ -244,7 +245,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         super().__init__(
             {**arch, 'depths': (0,) * num_stages},  # the blocks are not mmpretrain's
             in_channels=in_channels,
-            out_indices=normalise_out_indices(out_indices, num_stages),
+            out_indices=normalize_out_indices(out_indices, num_stages),
         )
         self.depths = depths
         self.stage_channels = tuple(self.num_features)
@@ -270,8 +271,8 @@ class SwinACmix(BackboneContract, SwinTransformer):
         """Compute the feature maps.
 
         Args:
-            x (Tensor): Images of shape (B, in_channels, H, W), with sides of
-                at least 32 pixels.
+            x (Tensor): Images of shape (B, in_channels, H, W), with H and W
+                of at least 32 pixels.
 
         Returns:
             tuple[Tensor]: For each stage i of ``out_indices``, a feature map
@@ -307,7 +308,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         return [self.patch_embed, *stages]
 
     def _prepare_relative_position_bias_table(self, *args) -> None:
-        """Nothing: mmpretrain's networks call it, to resize tables with what scipy has dropped."""
+        """Do nothing where mmpretrain's networks resize tables by a function scipy has dropped."""
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -333,9 +334,10 @@ class ConvSwin(SwinACmix):
         out_indices (int | Sequence[int]): Stages whose outputs are returned.
             Defaults to -1, the last.
         frozen_stages (int): See :class:`SwinACmix`. Defaults to -1.
-        norm_eval (bool): See there. Defaults to False.
-        with_cp (bool): See there. Defaults to False.
-        init_cfg (dict | list[dict], optional): See there. Defaults to None.
+        norm_eval (bool): See :class:`SwinACmix`. Defaults to False.
+        with_cp (bool): See :class:`SwinACmix`. Defaults to False.
+        init_cfg (dict | list[dict], optional): See :class:`SwinACmix`.
+            Defaults to None.
 
     Raises:
         ValueError: If an argument is out of range; the message says what is

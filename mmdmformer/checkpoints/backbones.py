@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the backbones of a model are: known by what they are, wherever they are in it."""
+"""Finding the backbones of a model by their type, wherever they are in it."""
 
 from mmengine.model import BaseModel
 from torch import nn

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checking checkpoints: that a file is intact, and that it gives every tensor of a model."""
+"""Checking checkpoints: that a file is intact, and that it contains every tensor of a model."""
 
 import logging
 import zipfile

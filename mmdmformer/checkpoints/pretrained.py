@@ -16,7 +16,7 @@ from .reading import find_weights, read_checkpoint
 
 @WEIGHT_INITIALIZERS.register_module(name='CheckedPretrained')
 class CheckedPretrainedInit:
-    """Initialise a module from a checkpoint, or say why it does not fit.
+    """Initialize a module from a checkpoint, or say why it does not fit.
 
     The prefix of the module's names in the checkpoint (``backbone.``,
     ``module.backbone.``, none, ...) is found by comparing names. Unless every
@@ -70,7 +70,7 @@ class CheckedPretrainedInit:
                 level=logging.WARNING,
             )
             return
-        # mmengine would initialise the children afterwards, over the loaded weights.
+        # mmengine would initialize the children afterwards, over the loaded weights.
         for child in module.children():
             if isinstance(child, BaseModule) and not child.is_init:
                 child.init_weights()

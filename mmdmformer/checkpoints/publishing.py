@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints as others shall have them: weights alone, with a hash in the name."""
+"""Publishing checkpoints: only the weights, with a hash in the file name."""
 
 import hashlib
 from collections.abc import Mapping

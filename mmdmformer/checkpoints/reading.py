@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Reading checkpoints, without running code that they hold, and finding the weights in them."""
+"""Reading checkpoints without running code from them, and finding the weights in them."""
 
 import re
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The checkpoints in a run's folder: the newest intact one, from which the run goes on."""
+"""The checkpoints in a work directory, and the newest intact one to resume from."""
 
 import logging
 import re
@@ -44,7 +44,7 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
         return None
     raise CheckpointError(
         f'no checkpoint in {candidates[0].parent} is intact ({len(candidates)} tried, from '
-        f'{candidates[0].name} on): restore one, or start anew in an empty work folder.'
+        f'{candidates[0].name} on): restore one, or start anew in an empty work directory.'
     )
 
 

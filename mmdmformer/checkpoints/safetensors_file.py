@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints as .safetensors: a header in JSON and bare tensors, which can hold no code."""
+"""Checkpoints as .safetensors: a header in JSON and plain tensors, which cannot contain code."""
 
 from __future__ import annotations
 

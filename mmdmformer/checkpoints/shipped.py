@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The weights that come with the package, by name, from any working folder."""
+"""The weights in the package, by name, from any working directory."""
 
 from pathlib import Path
 from typing import Any

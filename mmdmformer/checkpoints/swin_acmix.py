@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The names that the authors' Swin-ACmix checkpoints have, in this package's."""
+"""Conversion of the names in the authors' Swin-ACmix checkpoints."""
 
 import re
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a Swin-ACmix classifier that the authors released.
 
     The downsampling layers' inputs are reordered too: the authors put the four
-    neighbours one after the other, mmpretrain their channels.
+    neighbors one after the other, mmpretrain their channels.
 
     Args:
         weights (Mapping[str, Tensor]): Weights by the authors' names.
@@ -76,14 +76,14 @@ def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             converted[name.replace('head.', 'head.fc.', 1)] = value
             continue
         if '.downsample.' in name:
-            value = _reorder_neighbours(value)
+            value = _reorder_neighbors(value)
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         converted[f'backbone.{name}'] = value
     return converted
 
 
-def _reorder_neighbours(value: Tensor) -> Tensor:
-    # The authors' order of the neighbours is by column, mmpretrain's by row.
+def _reorder_neighbors(value: Tensor) -> Tensor:
+    # The authors' order of the neighbors is by column, mmpretrain's by row.
     value = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return value.transpose(-1, -2).flatten(-2)

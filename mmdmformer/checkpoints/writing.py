@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Writing checkpoints as .pth or .safetensors, whole or not at all."""
+"""Writing checkpoints as .pth or .safetensors, atomically."""
 
 import io
 import os

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The one place that knows which OpenMMLab stack and which torch are installed."""
+"""Support for different OpenMMLab stacks and torch versions, in this subpackage only."""
 
 from . import environment
 from .compiler import has_fused_convolutions, is_exporting
@@ -21,7 +21,7 @@ def fill_gaps() -> None:
     that load, and tells torch what mmengine's own checkpoints hold.
 
     Raises:
-        ImportError: When the environment cannot work, naming the cure.
+        ImportError: When the environment cannot work, naming the fix.
     """
     environment.check()
     from . import checkpoint, mmcv_ops  # these import torch, which was checked just now

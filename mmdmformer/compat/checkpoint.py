@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Load checkpoints through mmengine without running code that they hold.
+"""Load checkpoints through mmengine without running code from them.
 
 A checkpoint is a pickle, and a pickle may name any function to be called while it is loaded.
 torch's weights-only loading refuses all but weights, and with them what mmengine itself puts into
@@ -70,7 +70,7 @@ def allow_records(names: Iterable[str]) -> None:
 def guard_loader() -> None:
     """Make every checkpoint that mmengine loads pass through :func:`weights_only`.
 
-    Runner, initialisers and inferencers of all toolboxes load through
+    Runner, initializers and inferencers of all toolboxes load through
     ``CheckpointLoader.load_checkpoint``, from files and from URLs alike.
     """
     loader = mmengine_checkpoint.CheckpointLoader
@@ -175,14 +175,14 @@ def _explain(filename: str, error: Exception) -> str:
         error = error.__context__
     reason = re.split(r'(?<=[.!?]) ', ' '.join(str(error).split()))[0].rstrip('.')
     name = re.search(r'GLOBAL (\S+)', reason)
-    cure = 'use a file that holds only weights'
+    fix = 'use a file that holds only weights'
     if name is not None:
         reason = f"it calls for '{name[1]}'"
-        cure += f', make one with tools/model_converters/publish_model.py --allow {name[1]}'
+        fix += f', make one with tools/model_converters/publish_model.py --allow {name[1]}'
     if name is not None or re.match('Trying to|Can only', reason):
         return (
             f"Refused to load checkpoint '{filename}', which would run code that it brings along "
-            f'({reason}); {cure}, or, if you trust whoever made it, allow what it calls for with '
+            f'({reason}); {fix}, or, if you trust whoever made it, allow what it calls for with '
             'torch.serialization.add_safe_globals.'
         )
     return (

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What surrounds torch's compiler and not every torch has."""
+"""Parts of torch's compiler that not every version of torch has."""
 
 import functools
 

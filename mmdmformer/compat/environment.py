@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Say at once, and in one sentence with the cure, what is wrong with the environment.
+"""Report a broken environment at import, in one sentence with the fix.
 
 This module imports nothing but the standard library, so that it can tell that torch is missing.
 """
@@ -32,7 +32,7 @@ def check() -> None:
     """Check Python, torch, torchvision, mmengine and mmcv.
 
     Raises:
-        ImportError: Naming the first thing that is wrong, and its cure.
+        ImportError: Naming the first thing that is wrong, and its fix.
     """
     _check_python()
     _check_torch()

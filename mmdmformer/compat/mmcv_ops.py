@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 
 from .operators import OPERATORS
-from .operators.common import cure
+from .operators.common import how_to_build
 
 EXT_NAME = 'mmcv._ext'
 _NOT_AVAILABLE = 'not available'  # as mmcv's builds without CUDA answer
@@ -28,7 +28,7 @@ _NOT_AVAILABLE = 'not available'  # as mmcv's builds without CUDA answer
 def fill_gap() -> None:
     """Make ``mmcv.ops`` importable where mmcv has no compiled operators, or none that load.
 
-    The latter is a fault, of which one warning names the cure.
+    The latter is a fault, of which one warning names the fix.
     """
     try:
         importlib.import_module(EXT_NAME)
@@ -66,7 +66,7 @@ def _serve() -> _Bridge:
 def _warn(fault: str) -> None:
     warnings.warn(
         f"mmcv's compiled operators do not work with torch {torch.__version__} ({fault}) and "
-        f"give way to torchvision's; {cure()}.",
+        f"give way to torchvision's; {how_to_build()}.",
         stacklevel=3,
     )
 
@@ -93,7 +93,7 @@ def _refusal(name: str) -> Callable:
     def refuse(*args, **kwargs):
         raise NotImplementedError(
             f"mmcv operator '{name}' is not available, as no working compiled mmcv is installed; "
-            f'{cure()}.'
+            f'{how_to_build()}.'
         )
 
     refuse.__name__ = refuse.__qualname__ = name

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Find installed packages for mmengine, which asks setuptools' pkg_resources for them.
+"""Find installed packages for mmengine, which uses setuptools' pkg_resources for this.
 
 setuptools has dropped pkg_resources since version 82. Where it is missing, mmengine 0.10.7 ends in
 a ModuleNotFoundError at ``_base_ = 'mmdet::...'``, ``mmengine.hub`` and ``is_installed``; its
@@ -59,13 +59,13 @@ def get_installed_path(package: str) -> str:
 
     Raises:
         ModuleNotFoundError: If it is not installed.
-        RuntimeError: If it is a namespace without a folder of its own.
+        RuntimeError: If it is a namespace without a directory of its own.
     """
     spec = find_spec(package if find_spec(package) is not None else package2module(package))
     if spec is None:
         raise ModuleNotFoundError(f'{package} is not installed.')
     if spec.origin is None:
-        raise RuntimeError(f'{package} is a namespace package, which has no folder of its own.')
+        raise RuntimeError(f'{package} is a namespace package, which has no directory of its own.')
     return os.path.dirname(spec.origin)
 
 

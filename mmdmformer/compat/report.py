@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What is installed, in words."""
+"""Description of what is installed."""
 
 import dis
 import inspect
@@ -12,9 +12,9 @@ from importlib.util import module_from_spec
 import torch
 
 from . import environment, mmcv_ops
-from .operators.common import cure
+from .operators.common import how_to_build
 
-__all__ = ['cure', 'installed_versions', 'missing_operators', 'operators', 'stack']
+__all__ = ['how_to_build', 'installed_versions', 'missing_operators', 'operators', 'stack']
 
 # By import name, what pip may call it.
 DISTRIBUTIONS = {

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of what a data set has read: objects that take no part, labels that are no class."""
+"""Checks of loaded annotations: objects that are not used, labels that are no class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_BOX_AREA = 'whose box has no area'
 OUTSIDE = 'whose box lies outside its image'
 NO_CLASS = 'whose label is no class'
 MARKS = (CROWD, IGNORED, DIFFICULT)
-CURES = {
+FIXES = {
     CROWD: 'set iscrowd to 0, which is 1 for regions that are not to be learned',
     IGNORED: 'remove ignore',
     DIFFICULT: 'set difficult or iscrowd to 0',
@@ -56,7 +56,7 @@ class LeftOut:
 
     Attributes:
         total (int): How many objects there are, those that take part included.
-        reasons (dict[str, list[str]]): The objects by the reason, one of :data:`CURES`.
+        reasons (dict[str, list[str]]): The objects by the reason, one of :data:`FIXES`.
     """
 
     def __init__(self, name: str) -> None:
@@ -93,8 +93,8 @@ class LeftOut:
         if not self.reasons:
             return
         if sum(map(len, self.reasons.values())) >= self.total:
-            cure = ', '.join(CURES[why] for why in self.reasons)
-            raise BadInputError(f'{self.sentence}; none is left: {cure}.')
+            fix = ', '.join(FIXES[why] for why in self.reasons)
+            raise BadInputError(f'{self.sentence}; none is left: {fix}.')
         level = logging.WARNING if self.faults else logging.INFO
         print_log(f'{self.sentence}.', 'current', level)
 
@@ -111,8 +111,8 @@ def find_box_fault(box: Sequence[float], width: float = 0, height: float = 0) ->
 
     Args:
         box (Sequence[float]): x1, y1, x2, y2 in pixels.
-        width (float): Of the image; 0 where it is not known.
-        height (float): Likewise.
+        width (float): Width of the image; 0 if it is not known.
+        height (float): Height of the image; 0 if it is not known.
 
     Returns:
         str | None: A clause, or None for a box that can be one.

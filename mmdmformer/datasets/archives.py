@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Unpack archives of many gigabytes so that nothing is lost when it is interrupted.
+"""Unpack archives of many gigabytes, and continue after an interruption.
 
 A file gets its name only when all its bytes are there, so that a second run passes over what has
 its full size and writes the rest.
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 class ArchiveError(RuntimeError):
-    """An archive that cannot be unpacked; the message is one sentence with the cure."""
+    """An archive that cannot be unpacked; the message is one sentence with the fix."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def open_archive(path: Path) -> Iterator[list[Member]]:
             folder it is unpacked to.
     """
     if not path.is_file():
-        raise ArchiveError(f'{path} does not exist: download it, or name the folder that holds it.')
+        raise ArchiveError(
+            f'{path} does not exist: download it, or give the directory that contains it.'
+        )
     try:
         if path.suffix == '.zip':
             with zipfile.ZipFile(path) as archive:
@@ -133,7 +135,7 @@ def require_space(out: Path, size: int) -> None:
     if size > free:
         raise ArchiveError(
             f'{out} needs {size / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free: make room, '
-            'or choose a folder on another disk with --out.'
+            'or choose a directory on another disk with --out.'
         )
 
 
@@ -173,19 +175,19 @@ def _tar_members(archive: tarfile.TarFile) -> list[Member]:
 
 def _foreign(path: str | None, name: str) -> ArchiveError:
     return ArchiveError(
-        f'{path} holds {name}, which is neither a file nor a folder, and was not unpacked: it is '
-        'not the published archive.'
+        f'{path} holds {name}, which is neither a file nor a directory, and was not unpacked: '
+        'it is not the published archive.'
     )
 
 
 def _checked(path: Path, members: list[Member]) -> list[Member]:
-    """Refuse names that lead out of the folder an archive is unpacked to."""
+    """Refuse names that lead out of the directory that an archive is unpacked to."""
     for member in members:
         name = PurePosixPath(member.name)
         if name.is_absolute() or '..' in name.parts or '\\' in member.name:
             raise ArchiveError(
-                f'{path} holds {member.name}, which leads out of the folder, and was not unpacked: '
-                'it is not the published archive.'
+                f'{path} holds {member.name}, which leads out of the directory, and was not '
+                'unpacked: it is not the published archive.'
             )
     return members
 

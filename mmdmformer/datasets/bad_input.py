@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Unreadable images and broken annotations: told by name, and skipped where that is harmless.
+"""Unreadable images and broken annotations: reported, and skipped where that is harmless.
 
 The steps of a data set's pipeline that read files are wrapped once the data set is built, which
 works for every data set that derives from mmengine's.
@@ -21,7 +21,7 @@ from PIL.ExifTags import Base as ExifTag
 
 
 class BadInputError(Exception):
-    """A file of a data set that cannot be used; the message is one sentence with the cure.
+    """A file of a data set that cannot be used; the message is one sentence with the fix.
 
     Args:
         message (str): The sentence. A whole traceback is reduced to its last line, as a data
@@ -351,15 +351,15 @@ def _other_size(results: dict, size: tuple[int, int]) -> str:
     with suppress(OSError), Image.open(path) as image:
         turned = _orientation(image)
     if turned == 1:
-        cure = 'restore the right pair of files'
+        fix = 'restore the right pair of files'
     else:
-        cure = (
+        fix = (
             f'its EXIF orientation {turned} turns it; if the boxes are those of the stored pixels, '
             "set color_type='color_ignore_orientation' in LoadImageFromFile"
         )
     return (
         f'image {path} has {height} x {width} pixels, but its annotation (id '
-        f'{results.get("img_id")}) is for {size[0]} x {size[1]}: {cure}.'
+        f'{results.get("img_id")}) is for {size[0]} x {size[1]}: {fix}.'
     )
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Which checks a data set of a toolbox needs, and what a model and metrics say of it."""
+"""The checks that a data set of a toolbox needs, given the model and the metrics."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""COCO's average precision at a limit of detections that the data need. Imported with mmdet."""
+"""COCO's average precision with any limit of detections. Imported only with mmdet."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def check_metric(metric: Any, datasets: Sequence[BaseDataset]) -> None:
 
 
 def _tell_limit(metric: MMDetCocoMetric, limit: int) -> None:
-    """Say it if a picture holds more objects of a class than are counted."""
+    """Warn if an image has more objects of a class than are counted."""
     truth, categories = metric._coco_api, set(metric.cat_ids or metric._coco_api.cats)
     count = Counter(
         (annotation['image_id'], annotation['category_id'])

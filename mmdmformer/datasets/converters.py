@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""From the archives that ImageNet, COCO and ADE20K are published as to the folders configs read."""
+"""Converters from the published archives of ImageNet, COCO and ADE20K to the expected layouts."""
 
 import argparse
 import json
@@ -46,8 +46,10 @@ def run_converter(
             is interrupted.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('archives', help=f'folder that holds {names}')
-    parser.add_argument('--out', default=layout.root, help='folder to write (default: %(default)s)')
+    parser.add_argument('archives', help=f'directory with {names}')
+    parser.add_argument(
+        '--out', default=layout.root, help='output directory (default: %(default)s)'
+    )
     args = parser.parse_args()
     try:
         prepare(args.archives, args.out)

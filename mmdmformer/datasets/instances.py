@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What must hold in a file of COCO's instances."""
+"""Checks of COCO's instance annotations."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from .annotations import (
 )
 from .bad_input import BadInputError
 
-_CURE = 'correct or restore the file'
+_FIX = 'correct or restore the file'
 # pycocotools draws a polygon in memory that grows with its length, and crashes on longer ones.
 _FARTHEST = 100_000  # pixels
 
@@ -60,20 +60,20 @@ def check_instances(content: Any, name: str) -> None:
         BadInputError: Naming the file and the first entry that is wrong.
     """
     if not isinstance(content, Mapping):
-        raise BadInputError(f'{name} holds no COCO annotations: {_CURE}.')
+        raise BadInputError(f'{name} holds no COCO annotations: {_FIX}.')
     for section in _FIELDS:
         if section == 'annotations' and section not in content:
             continue  # a test set
         entries = content.get(section)
         if not isinstance(entries, list):
-            raise BadInputError(f'{name} has no list of {section}: {_CURE}.')
+            raise BadInputError(f'{name} has no list of {section}: {_FIX}.')
         _check_entries(entries, section, name)
     sizes = {image['id']: [image['height'], image['width']] for image in content['images']}
     categories = {category['id'] for category in content['categories']}
     for annotation in content.get('annotations', ()):
         fault = _find_fault(annotation, sizes, categories)
         if fault is not None:
-            raise BadInputError(f'{name}: annotation {annotation["id"]} {fault}: {_CURE}.')
+            raise BadInputError(f'{name}: annotation {annotation["id"]} {fault}: {_FIX}.')
 
 
 def _check_entries(entries: list, section: str, name: str) -> None:
@@ -85,7 +85,7 @@ def _check_entries(entries: list, section: str, name: str) -> None:
         if fault is not None:
             key = entry.get('id') if isinstance(entry, Mapping) else None
             what = f'entry {number} of {section} (id {_short(key)})'
-            raise BadInputError(f'{name}: {what} {fault}: {_CURE}.')
+            raise BadInputError(f'{name}: {what} {fault}: {_FIX}.')
         known.add(entry['id'])
 
 
@@ -152,7 +152,7 @@ def _fills(mask: Any, size: list[int]) -> bool:
 
 
 def complete_instances(content: dict) -> None:
-    """Write out what other readers take for granted and labelling tools leave out.
+    """Write out what other readers take for granted and labeling tools leave out.
 
     Sides become whole numbers, a missing ``iscrowd`` 0, and of a mask the parts with fewer than
     three points go, which pycocotools takes for boxes. Of two categories of one name, the one that
@@ -210,7 +210,7 @@ def find_cause(annotation: Mapping, with_mask: bool) -> str | None:
         with_mask (bool): Whether masks are needed.
 
     Returns:
-        str | None: One of :data:`~mmdmformer.datasets.annotations.CURES`, or None if it counts.
+        str | None: One of :data:`~mmdmformer.datasets.annotations.FIXES`, or None if it counts.
     """
     x, y, width, height = annotation['bbox']
     if min(x, y) >= 0 and max(x + width, y + height) <= 1:
@@ -221,7 +221,7 @@ def find_cause(annotation: Mapping, with_mask: bool) -> str | None:
 
 
 def find_training_cause(annotation: Mapping, with_mask: bool) -> str | None:
-    """Likewise, with what mmdet's CocoDataset leaves out in training alone."""
+    """Why an object does not count in training, where mmdet's CocoDataset drops more of them."""
     if annotation.get('ignore'):
         return IGNORED
     cause = find_cause(annotation, with_mask)

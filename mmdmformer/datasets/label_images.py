@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the label images of semantic segmentation hold, and what is not to be learned in them."""
+"""Checks of the label images of semantic segmentation and of their ignored values."""
 
 from __future__ import annotations
 

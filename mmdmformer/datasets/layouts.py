@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the data sets look like when they are complete, and which command makes them so.
+"""The layouts of complete data sets, and the commands that prepare them.
 
 The converters write these layouts and ``tools/doctor.py`` looks for them. Nothing here opens an
 image: names are counted.
@@ -161,7 +161,7 @@ class Layout:
         """
         root = Path(self.root if root is None else root)
         if not root.is_dir():
-            return ['there is no such folder']
+            return ['there is no such directory']
         faults = (part.find_fault(root, quiet) for part in self.parts)
         return [fault for fault in faults if fault is not None]
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Data that are not there: which, and the command that prepares them."""
+"""Missing data, and the commands that prepare them."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def missing_data(dataset: dict, name: Path | None = None) -> str:
         str: One sentence.
     """
     root = Path(dataset['data_root']).absolute()
-    what = f'data folder {root} does not exist' if name is None else f'{name} does not exist'
+    what = f'data directory {root} does not exist' if name is None else f'{name} does not exist'
     found = layout_of(dataset)
     if found is None:
         return f'{what}: put or link the data set there, or change data_root in the config.'
     layout, folder = found
     command = layout.command(folder)
     if layout is MINI:
-        return f'{what}: run `{command}` in this folder.'
+        return f'{what}: run `{command}` in this directory.'
     return f'{what}: make it with `{command}`, link it there, or change data_root in the config.'

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Annotations of other kinds as files of COCO's instances, and lists of images as splits."""
+"""Conversion of other annotations to COCO's format, and splits as lists of images."""
 
 import hashlib
 import xml.etree.ElementTree as ET
@@ -147,7 +147,7 @@ def split_folders(root: str | Path, every: int = 10) -> dict[str, list[str]]:
             split = 'val' if number % every == 0 else 'train'
             lines[split].append(f'{folder.name}/{name} {label}')
     if not lines['train']:
-        raise BadInputError(f'{root} has no folder with images: name the folder of the classes.')
+        raise BadInputError(f'{root} has no folder with images: give the directory of the classes.')
     return lines
 
 

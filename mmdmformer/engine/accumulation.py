@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The gradient of an accumulation window that is not complete, in a checkpoint."""
+"""Checkpointing of the gradient of an incomplete accumulation window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .runner_parts import bare_model, optim_wrappers
 
 
 def open_windows(runner) -> list[tuple[int, float]]:
-    """The windows of ``accumulative_counts`` that have begun and not ended.
+    """Incomplete windows of ``accumulative_counts``.
 
     Returns:
         list[tuple[int, float]]: Of each how many batches it has, and their factor in its mean.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The global batch of a run, and the learning rate that was chosen for another one."""
+"""Comparison of the global batch size with the one the learning rate was chosen for."""
 
 import logging
 from os import PathLike
@@ -18,7 +18,7 @@ def global_batch_size(cfg: Config, processes: int) -> int:
         processes (int): Number of processes (GPUs) that train together.
 
     Returns:
-        int: Images in a step of the optimiser, gradient accumulation included.
+        int: Images in a step of the optimizer, gradient accumulation included.
     """
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     return processes * cfg.train_dataloader.batch_size * accumulated

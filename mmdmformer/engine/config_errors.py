@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Which setting of a config an error comes from, and what was probably meant.
+"""Finding the setting of a config that causes an error, and what was probably meant.
 
 Registries build whatever a config names, and what does not fit fails deep inside of them. The
 traceback knows more than the message: which config was read, which part of it was being built or
@@ -155,8 +155,8 @@ class ConfigFault:
                 path = Path(value)
                 beside = [p.name for p in path.parent.glob('*')] if path.name else []
                 close = difflib.get_close_matches(path.name, beside, n=1)
-                cure = f'did you mean {close[0]}?' if close else 'check the path.'
-                return f'{self._show(place)} does not exist: {cure}'
+                fix = f'did you mean {close[0]}?' if close else 'check the path.'
+                return f'{self._show(place)} does not exist: {fix}'
         return None
 
     def _missing_package(self) -> str | None:
@@ -210,12 +210,12 @@ class ConfigFault:
         simple = {k: v for k, v in part.items() if not isinstance(v, (dict, list)) or _is_flat(v)}
         named = {key: v for key, v in simple.items() if re.search(rf'\b{key}\b', lines[0])}
         shown = ', '.join(f'{key}={value!r}' for key, value in (named or simple).items())
-        if last.f_globals.get('__name__', '').startswith('mmdmformer'):  # it names the cure
+        if last.f_globals.get('__name__', '').startswith('mmdmformer'):  # it names the fix
             return f'{place}: {self.message}'
-        cure = self._cure(simple)
-        self.is_certain = self._is_building() and bool(named or cure)
+        fix = self._fix(simple)
+        self.is_certain = self._is_building() and bool(named or fix)
         cause = f'{type(self.error).__name__}: {lines[0][:_LENGTH]}'
-        return f'{place} with {shown} fails ({cause}): {cure or "correct it."}'
+        return f'{place} with {shown} fails ({cause}): {fix or "correct it."}'
 
     def _is_building(self) -> bool:
         return any(
@@ -224,7 +224,7 @@ class ConfigFault:
             for frame in self.frames
         )
 
-    def _cure(self, part: dict) -> str | None:
+    def _fix(self, part: dict) -> str | None:
         for name, value in part.items():
             if isinstance(value, str) and re.fullmatch(r'-?\d*\.?\d+(e-?\d+)?', value):
                 return f'write {name}={value} without quotation marks.'

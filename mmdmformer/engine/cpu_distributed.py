@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Several processes where there is no GPU.
+"""Distributed training without GPUs.
 
 mmengine's runner binds each process to a GPU, once when it starts torch.distributed, and once when
 it wraps the model.
@@ -22,7 +22,7 @@ from ..registry import type_name
 class CPUReadyDistributedDataParallel(MMDistributedDataParallel):
     """mmengine's wrapper, for models on a GPU or on the CPU.
 
-    On the CPU no GPU is bound, and batch norm is not synchronised, as torch's synchronised batch
+    On the CPU no GPU is bound, and batch norm is not synchronized, as torch's synchronized batch
     norm refuses CPU tensors.
 
     Args:
@@ -36,7 +36,7 @@ class CPUReadyDistributedDataParallel(MMDistributedDataParallel):
         if get_device() == 'cpu':
             device_ids = None
             if any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
-                print_log('No GPU: batch norm is not synchronised.', logger='current')
+                print_log('No GPU: batch norm is not synchronized.', logger='current')
                 module = revert_sync_batchnorm(module)
         super().__init__(module=module, device_ids=device_ids, **kwargs)
 

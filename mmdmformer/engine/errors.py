@@ -1,6 +1,6 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What ends a run with one sentence."""
+"""Errors that end a run with one sentence."""
 
 
 class UsageError(Exception):
-    """A mistake of the user's; the message is one sentence with the cure."""
+    """A user's mistake; the message is one sentence with the fix."""

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Layer-wise learning-rate decay for every backbone that tells the depth of its parameters."""
+"""Layer-wise learning rate decay for every backbone with ``get_layer_depth``."""
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -11,7 +11,7 @@ from ..checkpoints import find_backbones
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Let the early layers of a pretrained backbone learn more slowly than the late ones.
+    """Use smaller learning rates for the early layers of a pretrained backbone.
 
     A parameter of depth d of n (:meth:`DMFormer.get_layer_depth`) learns with
     ``lr * layer_decay_rate ** (n - d - 1)``. Necks and heads have the last
@@ -20,7 +20,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     of their own backbones only.
 
     Args:
-        optim_wrapper_cfg (dict): Config of the optimiser wrapper; its
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper; its
             ``optimizer`` has an ``lr``.
         paramwise_cfg (dict): ``layer_decay_rate`` (float), above 0 and at
             most 1, and any option of mmengine's constructor

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""mmengine's training loops, but exact where they go on after an interruption.
+"""mmengine's training loops, but with an exact resume after an interruption.
 
 What a run does in an iteration depends on the weights, the seed and the iteration's number alone:
 the order of the data, their augmentation and what is random in the model. So an interrupted run
@@ -25,13 +25,13 @@ from .sampling import SeededBatches, make_resumable, require_same_length, seed_s
 
 _SEED = 'data_seed'  # in mmengine's message hub, which checkpoints hold
 _LAYOUT = 'data_layout'  # in the message hub as well: of the iterations that were counted
-_DUE = 'unfinished_validation'  # in the work folder: after which iteration a validation is due
+_DUE = 'unfinished_validation'  # in the work directory: after which iteration a validation is due
 
 
 class _ResumableLoop:
-    """What both loops share."""
+    """Common part of both loops."""
 
-    _noted: int | None = -1  # what the work folder says of validation; unknown at first
+    _noted: int | None = -1  # what the work directory says of validation; unknown at first
 
     def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         if isinstance(dataloader, dict):

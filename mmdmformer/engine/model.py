@@ -72,7 +72,7 @@ def save_untrained(
 
 @contextmanager
 def without_init_log() -> Iterator[None]:
-    """Keep mmengine from logging two lines for each parameter that is initialised."""
+    """Keep mmengine from logging two lines for each parameter that is initialized."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

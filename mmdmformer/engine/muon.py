@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""torch's Muon for networks that are not made of matrices alone."""
+"""torch's Muon for networks whose parameters are not only matrices."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.optim import AdamW, Optimizer
 
 @OPTIMIZERS.register_module()
 class MuonWithAdamW(Optimizer):
-    """Muon for what it can take, AdamW for the rest.
+    """Muon for matrices, AdamW for all other parameters.
 
     Muon takes the weights of linear layers and of dense convolutions, each kernel as a row of a
-    matrix; norms, biases, depth-wise convolutions and tables go to AdamW. Muon's steps are scaled
+    matrix; norms, biases, depthwise convolutions and tables go to AdamW. Muon's steps are scaled
     to AdamW's, so that one learning rate and one weight decay serve both. torch's own ``Muon``
     (2.9 to 2.15) refuses whatever is no matrix.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""``--cfg-options``: other values for a config's settings, merged by mmengine.
+"""``--cfg-options``: changes of a config's settings, merged by mmengine.
 
 A setting is what the runner, a hook or a tool reads: ``optim_wrapper.optimizer.lr``. A config file
 also assigns variables, ``lr = 1e-4``, which only the file itself reads. To change one afterwards
@@ -31,7 +31,7 @@ _NUM_NAMED = 8  # settings in a message
 
 
 class CfgOptions(DictAction):
-    """mmengine's ``--cfg-options``, which names what it cannot read instead of failing in itself.
+    """mmengine's ``--cfg-options``, with an error that names an unreadable option.
 
     mmengine imports whatever a ``type`` names by its path, ``os.system`` not excepted, and calls it
     with the settings beside it; and it expands a ``{{ template }}`` when the config that a run
@@ -136,19 +136,19 @@ def _require_effect(cfg: Config, key: str, path: str | Path) -> None:
     if name in names or name in _read_by_hooks(cfg):
         return
     if name == 'launcher':
-        cure = 'use --launcher.'
+        fix = 'use --launcher.'
     elif name not in cfg:
         close = difflib.get_close_matches(name, names, n=1)
-        cure = f'did you mean {close[0]}?' if close else 'check the name.'
+        fix = f'did you mean {close[0]}?' if close else 'check the name.'
     else:
         places = _settings_that_hold(cfg, key, names)
-        cure = 'change it in a config file.'
+        fix = 'change it in a config file.'
         if places:
             more = ', ...' if len(places) > _NUM_NAMED else ''
-            cure = f'set {", ".join(places[:_NUM_NAMED])}{more}.'
+            fix = f'set {", ".join(places[:_NUM_NAMED])}{more}.'
     raise UsageError(
         f'--cfg-options {key} would change nothing, as {name} is read by nobody after {path} has '
-        f'been read: {cure}'
+        f'been read: {fix}'
     )
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What hooks look for in a runner."""
+"""Access to parts of a runner for hooks."""
 
 from __future__ import annotations
 

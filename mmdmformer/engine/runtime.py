@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the training and the test entry share: from the command line to a runner.
+"""Common parts of training and testing: from the command line to a runner.
 
 A user's mistake (a path that does not exist, an option that cannot work here) is raised as
 :class:`UsageError` before anything is built, and :func:`one_sentence_errors` turns it into one
@@ -49,9 +49,9 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print what ends a run as one line on stderr.
+    """Print an error that ends a run as one line on stderr.
 
-    A mistake of the user's, a full disk and losses that are not finite exit with code 2, a
+    A user's mistake, a full disk and losses that are not finite exit with code 2, a
     scheduler's signal with code 75, after which the run can be started again. An error of what a
     config was building ends in the setting that it comes from.
     """
@@ -110,7 +110,7 @@ def positive(text: str) -> int:
 
 
 def picture(text: str) -> str:
-    """Read the name of a picture to write, as a ``type`` of argparse.
+    """Read the name of a figure to write, as a ``type`` of argparse.
 
     Args:
         text (str): What was typed.
@@ -134,7 +134,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common, named as in OpenMMLab."""
     parser.add_argument('config', help='config file of any OpenMMLab toolbox')
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)'
+        '--work-dir',
+        help='directory to save logs and checkpoints to (default: work_dirs/<config name>)',
     )
     parser.add_argument(
         '--cfg-options',

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Training batches that are the same whether a run was interrupted or not.
+"""Training batches that do not depend on interruptions.
 
 The random numbers that augment a batch depend on the seed, the process and the batch's number
 alone, not on what was drawn before. So a run goes on at any batch without loading those before it,
@@ -29,7 +29,7 @@ _DATA, _STEP = 0, 1  # streams of random numbers that never meet
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Let the random numbers of a training step depend on seed, process and iteration alone.
+    """Make the random numbers of a training step depend only on seed, process and iteration.
 
     Args:
         seed (int): The run's.

@@ -5,7 +5,7 @@ from .backbone import (
     BackboneContract,
     as_outputs,
     check_input_size,
-    normalise_out_indices,
+    normalize_out_indices,
 )
 from .checkpointing import checkpoint_forward
 from .ffn import ConvFFN
@@ -19,6 +19,6 @@ __all__ = [
     'as_outputs',
     'check_input_size',
     'checkpoint_forward',
-    'normalise_out_indices',
+    'normalize_out_indices',
     'parse_arch',
 ]

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What every backbone here has in common besides its network."""
+"""Base class of all backbones."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ class BackboneContract:
         frozen_stages: int,
         norm_eval: bool,
     ) -> None:
-        self.out_indices = normalise_out_indices(out_indices, num_stages)
+        self.out_indices = normalize_out_indices(out_indices, num_stages)
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
                 f'frozen_stages={frozen_stages} is out of range: choose -1 (nothing), 0 (the stem) '
@@ -131,7 +131,7 @@ class BackboneContract:
             part.requires_grad_(False)
 
     def _freeze_stages(self) -> None:
-        """Nothing: the toolboxes' networks call it, and each numbers its stages differently."""
+        """Do nothing: the toolboxes' networks call it, and number stages differently."""
 
     def train(self, mode: bool = True) -> 'BackboneContract':
         """Set training mode, but for frozen parts and, with ``norm_eval``, batch norm layers."""
@@ -145,7 +145,7 @@ class BackboneContract:
         return self
 
     def init_weights(self) -> None:
-        """Initialise the weights: first the defaults, then what ``init_cfg`` says."""
+        """Initialize the weights: first the defaults, then what ``init_cfg`` says."""
         if not self.is_init:
             self._init_layers()
         BaseModule.init_weights(self)
@@ -169,7 +169,7 @@ class Backbone(BackboneContract, BaseModule):
             first k stages.
         norm_eval (bool): Whether batch norm layers use, and do not update,
             their running statistics in training.
-        init_cfg (dict | list[dict], optional): Initialisation config.
+        init_cfg (dict | list[dict], optional): Initialization config.
             ``type='Pretrained'`` is treated as ``type='CheckedPretrained'``,
             which refuses a checkpoint that does not fit.
 
@@ -242,7 +242,7 @@ def as_outputs(outs: Iterable[Tensor], images: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+def normalize_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Check ``out_indices`` and count them from the first stage.
 
     Args:
@@ -257,7 +257,7 @@ def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> 
         ValueError: If there is none, one is no integer or out of range, or they do not rise.
 
     Examples:
-        >>> normalise_out_indices((-2, -1), 4)
+        >>> normalize_out_indices((-2, -1), 4)
         (2, 3)
     """
     is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
@@ -267,12 +267,12 @@ def normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> 
         raise ValueError(
             f'out_indices={out_indices!r} must be an integer or a list of integers: {choice}'
         )
-    normalised = [i + num_stages if i < 0 else i for i in given]
-    if not normalised or any(not 0 <= i < num_stages for i in normalised):
+    normalized = [i + num_stages if i < 0 else i for i in given]
+    if not normalized or any(not 0 <= i < num_stages for i in normalized):
         raise ValueError(f'out_indices={out_indices} is out of range: {choice}')
-    if normalised != sorted(set(normalised)):
+    if normalized != sorted(set(normalized)):
         raise ValueError(f'out_indices={out_indices} must rise from stage to stage.')
-    return tuple(normalised)
+    return tuple(normalized)
 
 
 def _with_checked_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] | None:
@@ -285,5 +285,5 @@ def _with_checked_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] |
         else cfg
         for cfg in init_cfgs
     ]
-    # A later initialiser must not overwrite what the checkpoint gave.
+    # A later initializer must not overwrite what the checkpoint gave.
     return sorted(checked, key=lambda cfg: 'CheckedPretrained' in type_name(cfg['type']))

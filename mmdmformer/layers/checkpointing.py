@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Activation checkpointing that leaves the running statistics of norm layers right."""
+"""Activation checkpointing that updates the running statistics of norm layers once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -4,7 +4,7 @@ from mmcv.cnn import build_activation_layer
 
 
 class ConvFFN(nn.Sequential):
-    """Feed-forward part with a depth-wise 3x3 convolution between its two 1x1 convolutions.
+    """FFN with a depthwise 3x3 convolution between its two 1x1 convolutions.
 
     Args:
         channels (int): Number of input and output channels.

@@ -127,8 +127,8 @@ class FoldedBlock(nn.Module):
     Args:
         mixer (nn.Module): The token mixer's whole residual branch, such as
             :class:`FoldedDMA`; maps (B, C, H, W) to the same shape.
-        norm (nn.Module): The batch norm before the feed-forward part.
-        ffn (nn.Sequential): The feed-forward part: a pointwise convolution,
+        norm (nn.Module): The batch norm before the FFN.
+        ffn (nn.Sequential): The FFN: a pointwise convolution,
             layers, a pointwise convolution.
         scale (Tensor): The layer scale after it, of shape (C, ).
 

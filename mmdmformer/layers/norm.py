@@ -6,7 +6,7 @@ from torch.autograd.function import FunctionCtx
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of a feature map.
+    """Layer normalization over the channels of a feature map.
 
     Args:
         num_channels (int): Number of channels.
@@ -23,7 +23,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(num_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` of shape (B, C, H, W) at every position."""
+        """Normalize ``x`` of shape (B, C, H, W) at every position."""
         y = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if torch.compiler.is_compiling() and y.requires_grad:
             y = _GradientOfSameFormat.apply(y)
@@ -31,7 +31,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class _GradientOfSameFormat(torch.autograd.Function):
-    """Nothing but for the layout of the gradient.
+    """The identity, but for the memory layout of the gradient.
 
     For gradients that are not contiguous, torch 2.11 predicts other strides than the backward of
     its layer norm gives, and a compiled network ends at the next view.

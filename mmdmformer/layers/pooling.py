@@ -10,7 +10,7 @@ class AdaptiveAveragePool(nn.Module):
     pooling differ in size and follow the map's.
 
     Args:
-        size (int): Sides of the output.
+        size (int): Height and width of the output.
 
     Examples:
         >>> x = torch.rand(1, 2, 7, 11)

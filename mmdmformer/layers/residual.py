@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What folded residual branches of token mixers are made of."""
+"""Modules of folded residual branches."""
 
 from torch import Tensor, nn
 

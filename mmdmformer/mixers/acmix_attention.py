@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The projections and attention paths that ACmix is used with."""
+"""Projections and attention paths of ACmix."""
 
 from collections.abc import Sequence
 
@@ -37,9 +37,9 @@ class QKVProjection(nn.Module):
 class WindowAttention(nn.Module):
     """Attention to the window around each position, with an encoding of relative positions.
 
-    The logit of position i and neighbour j is q_i (k_j + p_i - p_j) / sqrt(d),
+    The logit of position i and neighbor j is q_i (k_j + p_i - p_j) / sqrt(d),
     where p is a 1x1 convolution of the coordinates, from -1 to 1 (equation 21
-    of the paper). q_i p_i is the same for all neighbours and cancels in the
+    of the paper). q_i p_i is the same for all neighbors and cancels in the
     softmax, so that k - p serves as keys. For the same reason the convolution's
     bias, which the released code has, changes nothing.
 
@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
 
     Raises:
         ValueError: If the heads do not divide the channels, or the window has
-            no centre.
+            no center.
 
     Examples:
         >>> q, k, v = torch.rand(3, 1, 16, 9, 5)
@@ -101,7 +101,7 @@ class PatchwiseAttention(nn.Module):
 
     Raises:
         ValueError: If ``share`` does not divide the channels, or the window has
-            no centre.
+            no center.
 
     Examples:
         >>> q, k = torch.rand(2, 1, 4, 9, 5)
@@ -161,7 +161,7 @@ class ReducedProjection(nn.Module):
         channels (int): Number of channels.
         sr_ratio (int): How many times smaller the reduced grid is.
         kv (str): ``'upsample'`` enlarges keys and values (by nearest
-            neighbours); ``'shared'`` applies their projection to the tokens
+            neighbors); ``'shared'`` applies their projection to the tokens
             before reduction too. Defaults to 'upsample'.
         norm_cfg (dict): Config of the norm after the reduction. Defaults to
             ``dict(type='LN')``.
@@ -314,9 +314,9 @@ class ShiftedWindowAttention(nn.Module):
 
         Args:
             qkv (Tensor): Queries, keys and values, of shape (B, H, W, 3C),
-                with sides that are multiples of the window's.
+                with H and W that are multiples of the window's.
             shift (int): By how many positions the map was rolled to the top
-                left; positions that were no neighbours before do not see each
+                left; positions that were no neighbors before do not see each
                 other.
 
         Returns:

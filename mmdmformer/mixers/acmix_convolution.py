@@ -18,7 +18,7 @@ class ConvolutionPath(nn.Module):
     convolution over the axis of the maps, the same for each of the d channels,
     gives k^2 maps. A convolution of d groups, each with the k^2 maps of one
     channel, shifts every map into a direction of its own and sums them, as
-    long as its kernels are what they are initialised with.
+    long as its kernels are what they are initialized with.
 
     Sources: section 4 and table 7 of the paper; the released code, whose
     convolution has no bias and whose output channels are ordered c N + n for
@@ -33,7 +33,7 @@ class ConvolutionPath(nn.Module):
         mixing_bias (bool): Whether the mixing of the maps has a bias.
             Defaults to False.
         shift (str): How maps are shifted (table 7): ``'learned'``, by kernels
-            that are initialised to do so and then learn; ``'random'``, by
+            that are initialized to do so and then learn; ``'random'``, by
             kernels that learn from random ones; ``'fixed'``, by kernels that do
             not learn; ``'tensor'``, by moving tensors. Defaults to 'learned'.
         align_heads (bool): Whether the output channels are brought into the
@@ -94,7 +94,7 @@ class ConvolutionPath(nn.Module):
 
 
 class ShiftConvolution(nn.Module):
-    """Convolution with a group for each of d channels, initialised to shift and sum its maps.
+    """Convolution with a group for each of d channels, initialized to shift and sum its maps.
 
     It is no ``nn.Conv2d``, so that no rule for initial weights of convolutions
     touches its kernels.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of what token mixers are built with."""
+"""Checks of the arguments of token mixers."""
 
 from collections.abc import Sequence
 

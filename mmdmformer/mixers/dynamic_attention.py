@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Self-attention as dynamic convolution: other activations, depth-wise kernels."""
+"""Self-attention as dynamic convolution: other activations, depthwise kernels."""
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,7 @@ class DynamicTokenAttention(nn.Module):
     - ``none``: (S + B) V,
     - ``scaling``: (S / d + B) V,
     - ``scaling_relu``: relu(S / d + B) V,
-    - ``ln``: LN(S / sqrt(d) + B) V, normalised over the keys,
+    - ``ln``: LN(S / sqrt(d) + B) V, normalized over the keys,
     - ``ln_relu``: relu(LN(S / sqrt(d) + B)) V.
 
     Without a non-linearity, (S / d + B) V = Q (K^T V) / d + B V, which is how
@@ -136,7 +136,7 @@ class DynamicTokenAttention(nn.Module):
 
     The window may be the whole grid of a plain vision transformer; tokens in
     front of the grid's (a class token) have no relative positions. Neither the
-    depth-wise nor the rearranged form ever holds an N x N tensor of a large
+    depthwise nor the rearranged form ever holds an N x N tensor of a large
     grid.
 
     Source: `Interpret Vision Transformers as ConvNets with Dynamic
@@ -159,7 +159,7 @@ class DynamicTokenAttention(nn.Module):
         rel_on_values (bool): Whether B is added after the activation, not
             before. Defaults to False.
         rel_per_channel (bool): Whether each channel, not each head, has its
-            own relative positions; for depth-wise kernels. Defaults to False.
+            own relative positions; for depthwise kernels. Defaults to False.
         ln_affine (bool): Whether ``ln`` and ``ln_relu`` learn a scale and a
             shift for each key, which fixes the number of keys.
             Defaults to True.
@@ -239,9 +239,9 @@ class DynamicTokenAttention(nn.Module):
             self.qk = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         else:
             self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        normalises = activation.startswith('ln')
+        normalizes = activation.startswith('ln')
         num_keys = height * width + num_extra_tokens
-        self.map_norm = nn.LayerNorm(num_keys) if normalises and ln_affine else None
+        self.map_norm = nn.LayerNorm(num_keys) if normalizes and ln_affine else None
         self.proj = nn.Linear(embed_dims, embed_dims)
         self._register_load_state_dict_pre_hook(self._adapt_weights)
 
@@ -479,7 +479,7 @@ def _relative_indices(window_size: tuple[int, int], device: torch.device) -> Ten
 def toeplitz_product(table: Tensor, v: Tensor, window_size: tuple[int, int]) -> Tensor:
     """Multiply that matrix and the tokens, in O(N log N) and without the matrix.
 
-    It is a depth-wise convolution of the map of tokens with the table. With
+    It is a depthwise convolution of the map of tokens with the table. With
     the table's sides as the period, a circular one reaches no token twice.
 
     Args:

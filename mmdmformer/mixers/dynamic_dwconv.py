@@ -27,8 +27,8 @@ class DynamicDepthwiseConv(nn.Module):
     Source: `On the Connection between Local Attention and Dynamic Depth-wise
     Convolution <https://arxiv.org/abs/2106.04263>`_ (ICLR 2022), section 3.4,
     with the released code's network of two pointwise convolutions. The pointwise
-    convolutions around it, in that paper's block, are left to the feed-forward
-    part. With G = C / ``group_channels`` it costs
+    convolutions around it, in that paper's block, are left to the FFN.
+    With G = C / ``group_channels`` it costs
     HW (C^2 / r + G C k^2 / r + C k^2) multiply-adds; in the homogeneous form
     HWC k^2, and C^2 / r + G C k^2 / r for each image.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Which backend computes the sum of depthwise convolutions: the one place that chooses."""
+"""Selection of the backend for the sum of depthwise convolutions."""
 
 import functools
 import logging

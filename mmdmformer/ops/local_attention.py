@@ -64,17 +64,17 @@ def window_attention(
     """Attention of each position to the ``window`` x ``window`` positions around it.
 
     Keys and values are padded by reflection. Equals
-    :func:`window_attention_reference`, but works on tiles of neighbouring
+    :func:`window_attention_reference`, but works on tiles of neighboring
     queries, which share their keys.
 
     Args:
-        q (Tensor): Queries of shape (B, C, H', W'), with H' = ceil(H / stride)
-            and W' likewise: those at every ``stride``-th position.
+        q (Tensor): Queries of shape (B, C, H', W') at every ``stride``-th
+            position: H' = ceil(H / stride), W' = ceil(W / stride).
         k (Tensor): Keys of shape (B, C, H, W). The channels are head-major.
         v (Tensor): Values of shape (B, C, H, W).
         num_heads (int): Number of heads.
         window (int): Odd side of the window.
-        stride (int): Distance of neighbouring queries. Defaults to 1.
+        stride (int): Distance of neighboring queries. Defaults to 1.
 
     Returns:
         Tensor: Output of shape (B, C, H', W').
@@ -130,7 +130,7 @@ def window_attention_reference(
         v (Tensor): As for :func:`window_attention`.
         num_heads (int): Number of heads.
         window (int): Odd side of the window.
-        stride (int): Distance of neighbouring queries. Defaults to 1.
+        stride (int): Distance of neighboring queries. Defaults to 1.
 
     Returns:
         Tensor: Output of shape (B, C, H', W').

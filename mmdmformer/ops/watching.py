@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether anybody watches a layer: the one place that decides if its weights may be used alone.
+"""Whether a layer is watched, so that it must be called instead of only using its weights.
 
 A fast backend takes the weights out of layers instead of calling them. Hooks, wrappers, counters,
 pruning tools and the transforms of torch.func see called layers only, so that such a backend steps

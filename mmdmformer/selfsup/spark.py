@@ -110,7 +110,7 @@ class SparK(MMPretrainSparK):
             ``out_indices``.
         neck (dict): Config of mmpretrain's ``SparKLightDecoder``.
         head (dict): Config of mmpretrain's ``SparKPretrainHead``.
-        input_size (int): Sides of the images, in pixels. Defaults to 224.
+        input_size (int): Height and width of the images, in pixels. Defaults to 224.
         mask_ratio (float): Share of the patches that are masked.
             Defaults to 0.6.
         enc_dec_norm_cfg (dict): Config of the norm of each feature map before

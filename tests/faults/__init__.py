@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = ('training', 'inputs', 'trust')  # of this package; in the order of the table
+MODULES = ('training', 'inputs', 'hostile_files')  # of this package; in the order of the table
 
 
 @dataclass
@@ -22,23 +22,23 @@ class Outcome:
 
     Attributes:
         counts (Counter): How often each thing happened, in words.
-        lost (list[str]): What must not have happened, in words.
+        failures (list[str]): What must not have happened, in words.
     """
 
     counts: Counter = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def add(self, what: str, times: int = 1) -> None:
-        """Count something that is as it should be."""
+        """Count an expected result."""
         self.counts[what] += times
 
-    def lose(self, what: str) -> None:
-        """Note a crash, a hang, a wrong result or anything else that must not be."""
-        self.lost.append(what)
+    def fail(self, what: str) -> None:
+        """Note a failure: a crash, a hang, a wrong result."""
+        self.failures.append(what)
 
     def check(self, is_so: bool, what: str, otherwise: str) -> None:
-        """Count ``what`` if it is so, and lose ``otherwise`` if not."""
-        self.add(what) if is_so else self.lose(otherwise)
+        """Count ``what`` if it is so, and note ``otherwise`` if not."""
+        self.add(what) if is_so else self.fail(otherwise)
 
 
 @dataclass

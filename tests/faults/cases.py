@@ -17,7 +17,7 @@ from . import Outcome
 TIME_LIMIT = 60  # seconds for one case, most of which take milliseconds
 
 
-class Loss(Exception):
+class Failure(Exception):
     """Something that must not happen; the message says what."""
 
 
@@ -31,7 +31,7 @@ def run_cases(case: Callable[[np.random.Generator], str], times: int, seed: int)
         seed (int): The number of the first one.
 
     Returns:
-        Outcome: What happened; what was raised, crashed or hung is lost.
+        Outcome: What happened; what was raised, crashed or hung is a failure.
     """
     outcome, number, end = Outcome(), seed, seed + times
     while number < end:
@@ -43,15 +43,15 @@ def run_cases(case: Callable[[np.random.Generator], str], times: int, seed: int)
         sender.close()
         try:
             while number < end and receiver.poll(TIME_LIMIT):
-                what, lost = receiver.recv()
-                outcome.lose(f'{number}: {what}') if lost else outcome.add(what)
+                what, failed = receiver.recv()
+                outcome.fail(f'{number}: {what}') if failed else outcome.add(what)
                 number += 1
             if number < end:
-                outcome.lose(f'{number}: it hangs')
+                outcome.fail(f'{number}: it hangs')
                 number += 1
         except EOFError:
             worker.join()
-            outcome.lose(f'{number}: the process ends with code {worker.exitcode}')
+            outcome.fail(f'{number}: the process ends with code {worker.exitcode}')
             number += 1
         worker.kill()
         worker.join()
@@ -67,7 +67,7 @@ def _work(case: Callable, numbers: range, sender: Connection) -> None:
     for number in numbers:
         try:
             sender.send((case(np.random.default_rng(number)), False))
-        except Loss as error:
+        except Failure as error:
             sender.send((str(error), True))
         except Exception as error:
             sender.send((f'{type(error).__name__}: {error}', True))

@@ -23,11 +23,11 @@ def smooth_image(rng: np.random.Generator, size: tuple[int, int] = (SIDE, SIDE))
     """An RGB image of few frequencies, which survives lossy formats.
 
     Args:
-        rng (np.random.Generator): Decides the colours.
+        rng (np.random.Generator): Decides the colors.
         size (tuple[int, int]): Width and height in pixels. Defaults to the built-in scenes'.
     """
-    colours = Image.fromarray(rng.integers(256, size=(4, 4, 3), dtype=np.uint8))
-    return colours.resize(size, Image.Resampling.BILINEAR)
+    colors = Image.fromarray(rng.integers(256, size=(4, 4, 3), dtype=np.uint8))
+    return colors.resize(size, Image.Resampling.BILINEAR)
 
 
 def encode(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -93,7 +93,7 @@ def other_format(rng: np.random.Generator) -> tuple[bytes, Image.Image]:
 
 
 def other_mode(rng: np.random.Generator) -> tuple[bytes, Image.Image]:
-    """CMYK, grey, grey with alpha, alpha, palette or one bit."""
+    """CMYK, gray, gray with alpha, alpha, palette or one bit."""
     mode, form = (
         ('CMYK', 'JPEG'),
         ('CMYK', 'TIFF'),
@@ -112,7 +112,7 @@ def other_mode(rng: np.random.Generator) -> tuple[bytes, Image.Image]:
 
 
 def sixteen_bits(rng: np.random.Generator) -> tuple[bytes, Image.Image]:
-    """Grey values of 16 bits, of which the higher eight count."""
+    """Gray values of 16 bits, of which the higher eight count."""
     values = np.asarray(smooth_image(rng).convert('L'))
     low = rng.integers(256, size=values.shape, dtype=np.uint16)
     image = Image.fromarray(values.astype(np.uint16) * 256 + low)

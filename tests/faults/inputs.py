@@ -23,7 +23,7 @@ from mmdmformer.engine.overrides import CfgOptions
 from mmdmformer.engine.runtime import UsageError, read_config_file
 
 from . import Outcome, fault
-from .cases import Loss, run_cases
+from .cases import Failure, run_cases
 from .damage import IMAGES, SIDE, corrupt, damaged_json, damaged_map, damaged_text
 from .mini_runs import CONFIGS, make_data
 
@@ -61,7 +61,7 @@ def _refused(error: Exception, *names: Path | str) -> str:
     """Say that an error is as it should be: one sentence that names one of the files."""
     text = str(error)
     if '\n' in text or not any(str(name) in text for name in names):
-        raise Loss(f'the error names no file: {type(error).__name__}: {text[:200]}') from error
+        raise Failure(f'the error names no file: {type(error).__name__}: {text[:200]}') from error
     return 'refused with its name'
 
 
@@ -118,7 +118,7 @@ def _judge_image(dataset: BaseDataset, index: int, kind: str, expected: Any) -> 
         sample = dataset.pipeline(dataset.get_data_info(index))
     except BadInputError as error:
         if expected is not None and fits:
-            raise Loss(f'{kind} is refused: {error}') from error
+            raise Failure(f'{kind} is refused: {error}') from error
         return _refused(error, info['img_path'])
     except RuntimeError as error:  # a line of pixels can be too thin to be resized
         if kind != 'other_size':
@@ -127,12 +127,12 @@ def _judge_image(dataset: BaseDataset, index: int, kind: str, expected: Any) -> 
     if kind == 'corrupt':
         return 'read, with pixels that no decoder can know to be wrong'
     if expected is None or not fits:
-        raise Loss(f'{kind} is read')
+        raise Failure(f'{kind} is read')
     difference = np.abs(pixels[..., ::-1].astype(float) - np.asarray(expected)).mean()
-    if difference > 4:  # of 255; lossy formats change colours
-        raise Loss(f'{kind} is read as another image ({difference:.0f} of 255 off)')
+    if difference > 4:  # of 255; lossy formats change colors
+        raise Failure(f'{kind} is read as another image ({difference:.0f} of 255 off)')
     if 'gt_label' in info and sample['data_samples'].gt_label.item() != info['gt_label']:
-        raise Loss(f'{kind} changes the label')
+        raise Failure(f'{kind} changes the label')
     return 'read as it was drawn'
 
 
@@ -182,7 +182,7 @@ def _damage_instances(data: Path, path: Path, content: bytes, rng: np.random.Gen
             if name == 'masks' and any(mask is None for mask in expected):
                 continue  # polygons
             if len(value) != len(expected) or not np.allclose(value, list(expected)):
-                raise Loss(f'image {image} gets other {name} than the file says')
+                raise Failure(f'image {image} gets other {name} than the file says')
     return 'read as the file says'
 
 
@@ -219,7 +219,7 @@ def _read_instances(content: dict) -> dict[Any, list[tuple]]:
 @fault(
     'Input',
     "Damaged label maps in ADE20K's layout",
-    how='other bytes, formats, depths, sizes, colours, values out of range, EXIF-rotated, missing',
+    how='other bytes, formats, depths, sizes, colors, values out of range, EXIF-rotated, missing',
     times=300,
 )
 def damaged_maps(times: int, folder: Path, seed: int) -> Outcome:
@@ -249,10 +249,10 @@ def _damage_map(dataset: BaseDataset, rng: np.random.Generator) -> str:
     finally:
         path.write_bytes(content)
     if expected is None:
-        raise Loss('labels that cannot be right are read')
-    # 0 is unlabelled, and classes count from 1
+        raise Failure('labels that cannot be right are read')
+    # 0 is unlabeled, and classes count from 1
     if not np.array_equal(info['gt_seg_map'], np.where(expected == 0, 255, expected - 1)):
-        raise Loss('other labels are read than were drawn')
+        raise Failure('other labels are read than were drawn')
     return 'read as it was drawn'
 
 
@@ -301,7 +301,7 @@ def _damage_classes(data: Path, rng: np.random.Generator) -> str:
                 said[str(root / split / name)] = int(label)
     for info in infos:
         if info['gt_label'] != said[info['img_path']]:
-            raise Loss(f'{info["img_path"]} gets another label than is said')
+            raise Failure(f'{info["img_path"]} gets another label than is said')
     return 'read as the file says'
 
 
@@ -321,15 +321,15 @@ def damaged_configs(times: int, folder: Path, seed: int) -> Outcome:
 
 
 def _damage_config(configs: Path, rng: np.random.Generator) -> str:
-    leaf = configs / 'mini' / _MINI[str(rng.choice(list(_MINI)))][0]
-    bases = [Path(leaf), *sorted((configs / '_base_').rglob('*.py'))]
+    config = configs / 'mini' / _MINI[str(rng.choice(list(_MINI)))][0]
+    bases = [Path(config), *sorted((configs / '_base_').rglob('*.py'))]
     path = bases[rng.integers(len(bases)) if rng.random() < 0.5 else 0]
     content = path.read_bytes()
     try:
         path.write_bytes(damaged_text(content.decode(), rng))
-        read_config_file(leaf, {'randomness.seed': 1} if rng.random() < 0.5 else {})
+        read_config_file(config, {'randomness.seed': 1} if rng.random() < 0.5 else {})
     except UsageError as error:
-        return _refused(error, leaf)
+        return _refused(error, config)
     finally:
         path.write_bytes(content)
     return 'read'
@@ -377,8 +377,8 @@ def _give_options(mark: Path, rng: np.random.Generator) -> str:
     finally:
         if mark.exists():
             mark.rmdir()
-            raise Loss(f'code runs: {chosen}')
+            raise Failure(f'code runs: {chosen}')
     for key, value in options.items():
         if key in cfg and repr(cfg[key]) != repr(value) and not isinstance(cfg[key], dict):
-            raise Loss(f'{key} is {cfg[key]!r:.80}, not {value!r:.80}')
+            raise Failure(f'{key} is {cfg[key]!r:.80}, not {value!r:.80}')
     return 'read as they say'

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_data import make_mini_data
+from quick_runs import make_runs_quick
 from small_settings import settings
 
 from . import other_data
@@ -208,6 +209,7 @@ def _train(
     import torch
 
     torch.set_num_threads(1)
+    make_runs_quick()
     code = 0
     try:
         if tool == 'mmdmformer':

@@ -86,14 +86,14 @@ def kill_and_resume(
             they are compared with one of ours. Defaults to False.
 
     Returns:
-        Outcome: Losses are a run that does not go on from its newest checkpoint, or that ends with
+        Outcome: Failures are a run that does not resume from its newest checkpoint, or ends with
         other weights than one that nobody killed.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     reference = MiniRun(task, folder, 'reference', processes=processes)
     if any(reference.run('--resume')):
-        outcome.lose(f'the run that nobody killed failed: {reference.output()[-500:]}')
+        outcome.fail(f'the run that nobody killed failed: {reference.output()[-500:]}')
         return outcome
     kills = lives = 0
     while kills < times:
@@ -104,28 +104,28 @@ def kill_and_resume(
             done = complete_checkpoints(run.work_dir)
             expected = progress(done[-1]) if done else 0
             moment = moments[(seed + kills) % len(moments)]
-            codes = _live(run, moment if kills < times else 'never', dice)
+            codes = _live(run, moment if kills < times else 'never', rng)
             _check_start(outcome, run, expected)
             lived = not any(codes)
             if not lived and codes[0] == KILLED:
                 kills += 1
                 outcome.add(f'killed ({moment})')
             elif not lived:
-                outcome.lose(f'ended with {codes}: {run.output()[-500:]}')
+                outcome.fail(f'ended with {codes}: {run.output()[-500:]}')
                 return outcome
         _compare(outcome, run, reference)
     return outcome
 
 
-def _live(run: MiniRun, moment: str, dice: random.Random) -> list[int]:
+def _live(run: MiniRun, moment: str, rng: random.Random) -> list[int]:
     """One life of a run: its exit codes."""
     if moment == 'any time':
         started = run.start('--resume')
-        started[0].join(dice.uniform(0.1, _RUN_SECONDS * run.processes))
+        started[0].join(rng.uniform(0.1, _RUN_SECONDS * run.processes))
         for process in started:
             process.kill()
         return [end(process) for process in started]
-    count = dice.randint(1, MOMENTS.get(moment, 1))
+    count = rng.randint(1, MOMENTS.get(moment, 1))
     started = run.start('--resume', INJECT=f'{moment}:{count}:kill', INJECT_RANK='0')
     codes = [end(started[0])]
     for process in started[1:]:  # as the launcher does
@@ -146,7 +146,7 @@ def _check_start(outcome: Outcome, run: MiniRun, expected: int) -> None:
             f'went on from iteration {resumed[1]}, though {expected} was saved',
         )
     elif expected and '(train)' in output:
-        outcome.lose(f'started anew, though iteration {expected} was saved')
+        outcome.fail(f'started anew, though iteration {expected} was saved')
 
 
 def _compare(outcome: Outcome, run: MiniRun, reference: MiniRun) -> None:
@@ -169,17 +169,17 @@ def signal_and_resume(task: str, times: int, folder: Path, seed: int) -> Outcome
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are another exit code, a signal that costs an iteration or a validation, and
-        other weights in the end than without signals.
+        Outcome: Failures are another exit code, a signal that costs an iteration or a validation,
+        and other weights in the end than without signals.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     reference = MiniRun(task, folder, 'reference')
     reference.run()
     for number in range(times):
         run = MiniRun(task, folder, f'run{number}', 'train_dataloader.num_workers=1')
         name = ('term', 'usr1')[(seed + number) % 2]
-        moment = dice.choice([f'step:{dice.randint(1, 12)}', f'validation:{dice.randint(1, 6)}'])
+        moment = rng.choice([f'step:{rng.randint(1, 12)}', f'validation:{rng.randint(1, 6)}'])
         (code,) = run.run(INJECT=f'{moment}:{name}')
         outcome.check(
             code == EXIT_CODE,
@@ -189,9 +189,9 @@ def signal_and_resume(task: str, times: int, folder: Path, seed: int) -> Outcome
         if moment.startswith('step'):
             saved = progress(last_checkpoint(run.work_dir))
             if saved != int(moment.partition(':')[2]):
-                outcome.lose(f'{moment}: iteration {saved} was saved')
+                outcome.fail(f'{moment}: iteration {saved} was saved')
         if run.run('--resume') != [0]:
-            outcome.lose(f'could not go on: {run.output()[-500:]}')
+            outcome.fail(f'could not go on: {run.output()[-500:]}')
             continue
         _compare(outcome, run, reference)
     return outcome
@@ -213,9 +213,9 @@ def damage_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides where the damage is.
 
     Returns:
-        Outcome: Losses are damage that is not noticed, and other weights in the end.
+        Outcome: Failures are damage that is not noticed, and other weights in the end.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     reference = MiniRun('classification', folder, 'reference')
     reference.run()
@@ -224,7 +224,7 @@ def damage_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
         shutil.copytree(reference.work_dir, run.work_dir)
         newest = run.work_dir / 'epoch_3.pth'
         (run.work_dir / 'last_checkpoint').write_text(str(newest))
-        _damage(newest, (seed + number) % 4, dice)
+        _damage(newest, (seed + number) % 4, rng)
         codes = run.run('--resume')
         noticed = f'Checkpoint {newest} is damaged' in run.output()
         outcome.check(
@@ -236,13 +236,13 @@ def damage_checkpoints(times: int, folder: Path, seed: int) -> Outcome:
     return outcome
 
 
-def _damage(path: Path, kind: int, dice: random.Random) -> None:
+def _damage(path: Path, kind: int, rng: random.Random) -> None:
     content = bytearray(path.read_bytes())
-    place = dice.randrange(len(content) // 10, len(content) * 9 // 10)
+    place = rng.randrange(len(content) // 10, len(content) * 9 // 10)
     if kind == 0:
         del content[place:]
     elif kind == 1:
-        content[place] ^= 1 << dice.randrange(8)
+        content[place] ^= 1 << rng.randrange(8)
     elif kind == 2:
         content[place : place + 4096] = bytes(len(content[place : place + 4096]))
     else:
@@ -265,9 +265,9 @@ def full_disk(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides how much of the checkpoint still fits.
 
     Returns:
-        Outcome: Losses are an end without a message, and a checkpoint that suffers.
+        Outcome: Failures are an end without a message, and a checkpoint that suffers.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     reference = MiniRun('segmentation', folder, 'reference')
     reference.run()
@@ -278,13 +278,13 @@ def full_disk(times: int, folder: Path, seed: int) -> Outcome:
         run = MiniRun('segmentation', folder, f'run{number}')
         shutil.copytree(first.work_dir, run.work_dir)
         (run.work_dir / 'last_checkpoint').write_text(str(run.work_dir / 'iter_6.pth'))
-        codes = run.run('--resume', INJECT_FILE_SIZE=str(dice.randrange(size // 10, size)))
+        codes = run.run('--resume', INJECT_FILE_SIZE=str(rng.randrange(size // 10, size)))
         kept = [path.name for path in run.work_dir.iterdir() if 'iter_' in path.name]
         kept = [name for name in kept if not name.startswith('best')]
-        spared = progress(last_checkpoint(run.work_dir)) == 6 and kept == ['iter_6.pth']
+        kept_state = progress(last_checkpoint(run.work_dir)) == 6 and kept == ['iter_6.pth']
         line = (run.output().splitlines() or [''])[-1]
         outcome.check(
-            codes == [2] and spared and line.startswith('error: there is no room on the disk'),
+            codes == [2] and kept_state and line.startswith('error: there is no room on the disk'),
             'ended with one sentence, the checkpoint before unharmed',
             f'ended with {codes} and {kept}: {run.output()[-500:]}',
         )
@@ -311,15 +311,15 @@ def lose_process(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are a process that waits for ever, or ends without an error.
+        Outcome: Failures are a process that waits for ever, or ends without an error.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     for number in range(times):
         action = ('kill', 'stall', 'fail')[(seed + number) % 3]
         options = [f'env_cfg.dist_cfg.timeout={WAIT}']
         run = MiniRun('classification', folder, f'run{number}', *options, processes=2)
-        inject = dict(INJECT=f'step:{dice.randint(2, 12)}:{action}', INJECT_RANK='1')
+        inject = dict(INJECT=f'step:{rng.randint(2, 12)}:{action}', INJECT_RANK='1')
         survivor, lost = run.start(**inject)
         began = time.monotonic()
         code = end(survivor, 90 + WAIT)
@@ -350,7 +350,7 @@ def different_lengths(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides how many fewer.
 
     Returns:
-        Outcome: Losses are a process that starts to train, or waits for ever.
+        Outcome: Failures are a process that starts to train, or waits for ever.
     """
     outcome = Outcome()
     data = make_data(folder) / 'imagenet'
@@ -389,10 +389,10 @@ def spoil_gradients(times: int, folder: Path, seed: int) -> Outcome:
         seed (int): Decides when.
 
     Returns:
-        Outcome: Losses are a step that is taken all the same, an end without the names of the
+        Outcome: Failures are a step that is taken all the same, an end without the names of the
             images, and a stopped run that does not go on as if nothing had been.
     """
-    outcome, dice = Outcome(), random.Random(seed)
+    outcome, rng = Outcome(), random.Random(seed)
     make_data(folder)
     references = {}
     for number in range(times):
@@ -401,7 +401,7 @@ def spoil_gradients(times: int, folder: Path, seed: int) -> Outcome:
         if task not in references:
             references[task] = MiniRun(task, folder, f'reference-{task}')
             references[task].run()
-        step = dice.randint(2, 12)
+        step = rng.randint(2, 12)
         run = MiniRun(task, folder, f'run{number}', f'default_hooks.non_finite.action={action}')
         (code,) = run.run(INJECT=f'step:{step}:nan')
         output = run.output()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Class-activation maps: they lie where the reason is known to be, for each kind of model."""
+"""Class activation maps: they lie where the reason is known to be, for each kind of model."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,7 @@ pytest.importorskip('mmseg')
 
 from mmdmformer.analysis import cam
 from mmdmformer.analysis.cam import explain, find_grid, split_arguments, to_map
-from mmdmformer.analysis.cam_targets import Detector, Request, Segmentor
+from mmdmformer.analysis.cam_targets import ExplainedDetector, ExplainedSegmentor, Request
 from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.runtime import UsageError
@@ -104,7 +104,7 @@ def test_map_is_that_of_the_wanted_class(wanted, brightest, quadrants):
     assert result.values[16:, :16].sum() > 0.93 * result.values.sum() > 0
 
 
-def test_view_has_true_colours(brightest, quadrants):
+def test_view_has_true_colors(brightest, quadrants):
     result = explain(brightest, quadrants / 'image.png')
     np.testing.assert_allclose(result.view[4, 28], np.array([255, 200, 200]) / 255, atol=1e-6)
     drawn = np.asarray(cam.draw(result, height=64))
@@ -191,7 +191,7 @@ def test_boxes_are_explained_by_their_scores(config, mini_data):
     assert boxes[0] != boxes[1]
     assert all(result.layer == 'backbone.stages.3' for result in results)
     # what the detector predicts by itself
-    detector = Detector(loaded)
+    detector = ExplainedDetector(loaded)
     _, inputs, samples = cam.prepare_image(loaded, scene(mini_data))
     detector.samples = samples
     (scores,) = detector(inputs)
@@ -345,7 +345,7 @@ def test_no_box_leaves_the_image_as_it_is(mini_data):
 def test_pixels_and_regions_are_explained_by_their_scores(mini_data):
     loaded = load_model(SEGMENTOR, 'none')
     image = scene(mini_data, 'ade/ADEChallengeData2016/images/validation')
-    segmentor = Segmentor(loaded)
+    segmentor = ExplainedSegmentor(loaded)
     _, inputs, samples = cam.prepare_image(loaded, image)
     segmentor.samples = samples
     (scores,) = segmentor(inputs)

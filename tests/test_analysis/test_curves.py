@@ -75,7 +75,7 @@ def test_figure_shows_what_was_read(resumed, by_iteration):
     )
     assert [line.get_label() for line in loss.lines] == [str(resumed), str(by_iteration)]
     assert [line.get_label() for line in miou.lines] == [str(by_iteration)]
-    # the same run has the same colour in each panel
+    # the same run has the same color in each panel
     assert miou.lines[0].get_color() == loss.lines[1].get_color() != loss.lines[0].get_color()
     loss, accuracy = plot(runs[:1], ['loss', 'accuracy/top1'], window=2).axes
     raw, smoothed = loss.lines

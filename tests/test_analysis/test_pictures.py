@@ -7,18 +7,18 @@ from mmdmformer.analysis.pictures import _break, make_contact_sheet, make_grid, 
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.runtime import UsageError
 
-COLOURS = {'red': (255, 0, 0), 'lime': (0, 255, 0), 'blue': (0, 0, 255)}
+COLORS = {'red': (255, 0, 0), 'lime': (0, 255, 0), 'blue': (0, 0, 255)}
 
 
 def test_contact_sheet(tmp_path):
-    sources = [tmp_path / f'{colour}.png' for colour in COLOURS]
-    for colour, source in zip(COLOURS, sources, strict=True):
-        Image.new('RGB', (40, 20), colour).save(source)
+    sources = [tmp_path / f'{color}.png' for color in COLORS]
+    for color, source in zip(COLORS, sources, strict=True):
+        Image.new('RGB', (40, 20), color).save(source)
     make_contact_sheet(sources, tmp_path / 'sheet.png', columns=2, height=10, gap=2)
     sheet = Image.open(tmp_path / 'sheet.png')
     assert sheet.size == (2 * 22 + 2, 2 * 12 + 2)
     pixels = [sheet.getpixel(at) for at in ((12, 7), (34, 7), (12, 19), (34, 19), (0, 0))]
-    assert pixels == [*COLOURS.values(), (255,) * 3, (255,) * 3]
+    assert pixels == [*COLORS.values(), (255,) * 3, (255,) * 3]
 
 
 def test_no_image_is_an_error(tmp_path):
@@ -27,7 +27,7 @@ def test_no_image_is_an_error(tmp_path):
 
 
 def test_grid_puts_each_image_into_its_row_and_column(tmp_path):
-    red, lime, blue = (Image.new('RGB', (40, 20), colour) for colour in COLOURS)
+    red, lime, blue = (Image.new('RGB', (40, 20), color) for color in COLORS)
     tall = Image.new('RGB', (20, 20), 'blue')
     rows = [[(red, ''), (lime, 'caption')], [(blue, ''), (tall, '')]]
     make_grid(rows, ['', 'title'], tmp_path / 'folder/grid.png', height=40, gap=8)
@@ -40,9 +40,9 @@ def test_grid_puts_each_image_into_its_row_and_column(tmp_path):
         (top + step, left, 80): 'blue', (top + step, right, 40): 'blue',
     }  # fmt: skip
     covered = np.zeros(grid.shape[:2], bool)
-    for (y, x, width), colour in cells.items():
+    for (y, x, width), color in cells.items():
         place = slice(y, y + 40), slice(x, x + width)
-        assert (grid[place] == COLOURS[colour]).all()
+        assert (grid[place] == COLORS[color]).all()
         covered[place] = True
     dark = (grid < 128).all(2) & ~covered  # letters
     assert dark[:top, right:].any() and dark[top + 40 : top + 58, right:].any()
@@ -55,7 +55,7 @@ def test_long_titles_are_broken_between_words():
     assert _break('unbreakable', 10) == 'unbreakable'
 
 
-def test_image_is_read_upright_and_in_true_colours(tmp_path):
+def test_image_is_read_upright_and_in_true_colors(tmp_path):
     image = Image.new('RGB', (40, 20), (200, 30, 10))
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn

@@ -23,7 +23,7 @@ CLASSIFIER = REPOSITORY / 'configs/mini/dmformer-nano_mini-imagenet.py'
 
 
 class Boxes(nn.Module):
-    """Depth-wise convolutions with equal, positive weights."""
+    """Depthwise convolutions with equal, positive weights."""
 
     def __init__(self, *kernels, dilation=1, last=None):
         super().__init__()
@@ -40,7 +40,7 @@ class Boxes(nn.Module):
 
 
 def boxes_convolved(kernels, side, dilation=1):
-    """The known answer in one dimension, at the centre of ``side`` pixels."""
+    """The known answer in one dimension, at the center of ``side`` pixels."""
     line = np.ones(1)
     for size in kernels:
         box = np.zeros((size - 1) * dilation + 1)
@@ -57,7 +57,7 @@ def test_field_of_boxes_is_boxes_convolved(kernels, dilation):
     line = boxes_convolved(kernels, 41, dilation)
     np.testing.assert_allclose(values, np.outer(line, line), atol=1e-15)
     field = Field('boxes', values)
-    assert field.centre == (20, 20)
+    assert field.center == (20, 20)
     for share in (*erf.SHARES, 1.0):
         held = [line[20 - k : 21 + k].sum() ** 2 for k in range(21)]
         expected = next(2 * k + 1 for k in range(21) if held[k] >= share - 1e-9)
@@ -84,13 +84,13 @@ def test_field_behind_a_layer_norm_is_not_rounding():
     np.testing.assert_allclose(values, np.outer(line, line), atol=1e-12)
 
 
-def test_centre_of_an_uneven_field_is_where_its_mass_is():
+def test_center_of_an_uneven_field_is_where_its_mass_is():
     values = torch.zeros(10, 10, dtype=torch.float64)
     values[2, 7] = 0.5
     values[2, 8] = 0.5 - 1e-3
     values[9, 7] = 1e-3
     field = Field('', values)
-    assert field.centre == (2, 7)
+    assert field.center == (2, 7)
     assert [field.square_side(share) for share in (0.5, 0.99, 1)] == [1, 3, 15]
 
 
@@ -109,7 +109,7 @@ def test_dilation_widens_the_field():
     assert table[2] == f'| {specs[0]} | {" | ".join(map(str, sides[0]))} |'
 
 
-def test_real_images_are_cut_scaled_and_normalised(tmp_path):
+def test_real_images_are_cut_scaled_and_normalized(tmp_path):
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, 10:30] = (255, 0, 0)
     Image.fromarray(image).save(tmp_path / 'image.png')

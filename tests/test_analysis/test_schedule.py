@@ -50,9 +50,9 @@ def test_groups_hold_every_parameter_once(without_data):
     cfg.train_cfg.max_epochs = 10
     groups = compute_schedule(cfg, gpus=1024, quiet=True).groups
     assert sum(group.num_parameters for group in groups) == 26_660_392
-    decayed, spared = groups
-    assert not set(decayed.names) & set(spared.names)
-    assert 'head.fc.weight' in decayed.names and 'head.fc.bias' in spared.names
+    decayed, undecayed = groups
+    assert not set(decayed.names) & set(undecayed.names)
+    assert 'head.fc.weight' in decayed.names and 'head.fc.bias' in undecayed.names
 
 
 # Iterations in an epoch
@@ -217,7 +217,7 @@ def test_momentum_and_weight_decay_that_change(without_data, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
-def test_optimiser_without_momentum_and_with_mixed_precision(kind, without_data):
+def test_optimizer_without_momentum_and_with_mixed_precision(kind, without_data):
     cfg = short_segmentation()
     optimizer = dict(type='Adagrad', lr=1.0)
     cfg.optim_wrapper = dict(type=kind, loss_scale='dynamic', optimizer=optimizer)
@@ -226,7 +226,7 @@ def test_optimiser_without_momentum_and_with_mixed_precision(kind, without_data)
     assert 'momentum' not in format_schedule(schedule)
 
 
-def test_many_groups_are_summarised(without_data):
+def test_many_groups_are_summarized(without_data):
     cfg = short_segmentation()
     multipliers = {f'backbone.stages.{s}': dict(lr_mult=0.5 ** (4 - s)) for s in range(4)}
     cfg.optim_wrapper.paramwise_cfg = dict(

@@ -57,7 +57,7 @@ def convert(source, out):
     return timm_names.names_of(written['state_dict'])
 
 
-def randomise(model):
+def randomize(model):
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.uniform_(0.01, 0.1)
@@ -83,14 +83,14 @@ def test_default_cfg_is_the_papers_recipe():
     assert int(224 / data['crop_pct']) == int(224 / 0.9)  # the side that is resized to
 
 
-def randomise_if_bounded(name, model):
+def randomize_if_bounded(name, model):
     """Scaled scores without a softmax have no bound: with random statistics they overflow."""
-    return model.eval() if name == 'metaformer_nano_dynamic_attention' else randomise(model)
+    return model.eval() if name == 'metaformer_nano_dynamic_attention' else randomize(model)
 
 
 @each_nano
 def test_classifier(name, images):
-    model = randomise_if_bounded(name, build(name, num_classes=7, drop_path_rate=0.1))
+    model = randomize_if_bounded(name, build(name, num_classes=7, drop_path_rate=0.1))
     assert model.num_classes == 7 and model.num_features == model.get_classifier().in_features
     features = model.forward_features(images)
     out = model.forward_head(features)
@@ -134,7 +134,7 @@ def test_every_stage_is_described(name):
 
 @each_family
 def test_intermediates(name, images):
-    classifier = randomise(build(name))
+    classifier = randomize(build(name))
     if re.search('swin|pvt|deit', name):
         with pytest.raises(ValueError, match='take features_only=True with out_indices='):
             classifier.forward_intermediates(images)
@@ -199,7 +199,7 @@ def test_activations_are_checkpointed(images):
 
 
 def test_weights_by_file_as_timm_loads_them(tmp_path, images):
-    model = randomise(build('dmformer_nano'))
+    model = randomize(build('dmformer_nano'))
     torch.save(model.state_dict(), tmp_path / 'w.pth')
     weights = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'w.pth')))
     again = build('dmformer_nano', **weights).eval()
@@ -219,7 +219,7 @@ def averaged(tmp_path_factory):
     """A checkpoint of mmpretrain's DMFormer as mmengine saves it with an average of the weights."""
     torch.manual_seed(0)
     cfg = Config.fromfile(ROOT / 'configs/mini/dmformer-nano_mini-imagenet.py')
-    plain, average = randomise(build_model(cfg)), randomise(build_model(cfg))
+    plain, average = randomize(build_model(cfg)), randomize(build_model(cfg))
     content = dict(
         meta=dict(epoch=3, dataset_meta=dict(classes=('a', 'b'))),
         state_dict=average.state_dict(),
@@ -261,7 +261,7 @@ def test_there_and_back(averaged, tmp_path, images):
 
 @each_nano
 def test_a_model_trained_with_timm_loads_by_name(name, tmp_path, images):
-    model = randomise_if_bounded(name, build(name, num_classes=10))
+    model = randomize_if_bounded(name, build(name, num_classes=10))
     content = dict(
         arch=name,
         state_dict={f'module.{k}': v for k, v in model.state_dict().items()},

@@ -24,14 +24,14 @@ def shifts(model):
     return [m.convolution.shift for m in model.modules() if isinstance(m, ACmixOperator)]
 
 
-def test_shift_kernels_survive_initialisation(network):
+def test_shift_kernels_survive_initialization(network):
     model = nn.ModuleList([build(network)])
     model[0].init_weights()
     kernels = torch.eye(9).view(9, 3, 3)
     assert shifts(model)
     for shift in shifts(model):
         assert all(kernel.equal(kernels) for kernel in shift.weight)
-    # An initialiser of a whole model, as classifiers' configs have, does not touch them either.
+    # An initializer of a whole model, as classifiers' configs have, does not touch them either.
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)

@@ -166,7 +166,8 @@ def test_autocast(cfg, dtype, image):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize('with_cp', [False, pytest.param(True, marks=pytest.mark.long)])
 def test_compile(cfg, with_cp, image):
     # No code is generated, so that no C compiler is needed: the capture is what can break.
     model = build(cfg, with_cp=with_cp, out_indices=(0, 3)).double().train()

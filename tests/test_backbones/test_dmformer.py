@@ -121,8 +121,8 @@ def test_forward_follows_the_equations():
         return x @ weights[f'{name}.weight'].T + weights[f'{name}.bias']
 
     def channel_norm(x, name):
-        centred = x - x.mean(dim=1, keepdim=True)
-        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+        centered = x - x.mean(dim=1, keepdim=True)
+        scaled = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
         w, b = weights[f'{name}.weight'], weights[f'{name}.bias']
         return scaled * w[:, None, None] + b[:, None, None]
 
@@ -173,7 +173,7 @@ def test_initial_values():
     block = model.stages[2].blocks[0]
     assert block.layer_scale_1.tolist() == [0.25] * 80
     branch = block.mixer.branches[2]
-    # Fan-out of a depth-wise kernel is its size, whatever the number of channels.
+    # Fan-out of a depthwise kernel is its size, whatever the number of channels.
     assert branch.weight.std().item() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
     assert block.mixer.gate.fcs[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not branch.bias.any()

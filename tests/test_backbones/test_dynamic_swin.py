@@ -16,8 +16,8 @@ MODES['depthwise'] = DEPTHWISE
 VARIANTS = {
     'T softmax': (dict(), 28_288_354, 4_508_464_128, 17_054_352),
     'T scaling': (SCALING, 28_288_354, 4_508_464_128, 17_054_352),
-    'T depth-wise': (DEPTHWISE, 26_127_394, 4_141_363_968, 14_112_000),
-    'T depth-wise, positions per channel': (
+    'T depthwise': (DEPTHWISE, 26_127_394, 4_141_363_968, 14_112_000),
+    'T depthwise, positions per channel': (
         dict(**DEPTHWISE, rel_per_channel=True),
         26_850_376,
         4_141_363_968,
@@ -30,7 +30,7 @@ VARIANTS = {
         15_468_004_832,
         38_930_304,
     ),
-    'B depth-wise': (dict(arch='base', **DEPTHWISE), 80_776_608, 14_191_930_368, 30_256_128),
+    'B depthwise': (dict(arch='base', **DEPTHWISE), 80_776_608, 14_191_930_368, 30_256_128),
 }
 
 

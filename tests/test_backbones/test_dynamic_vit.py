@@ -14,13 +14,13 @@ GAP = dict(with_cls_token=False, out_type='avg_featmap')
 VARIANTS = {
     'S softmax abs': (dict(), 22_050_664, 4_607_954_304, 11_947_272),
     'S scaling abs': (SCALING, 22_050_664, 4_366_485_888, 9_447_936),
-    'S depth-wise abs': (DEPTHWISE, 20_276_584, 3_901_704_576, 7_337_472),
+    'S depthwise abs': (DEPTHWISE, 20_276_584, 3_901_704_576, 7_337_472),
     'S softmax rel': (RELATIVE, 22_027_504, 4_607_954_304, 11_947_272),
     'S scaling rel': ({**SCALING, **RELATIVE}, 22_027_504, 4_543_506_816, 10_351_104),
-    'S depth-wise rel': ({**DEPTHWISE, **RELATIVE}, 20_253_424, 4_078_725_504, 8_240_640),
+    'S depthwise rel': ({**DEPTHWISE, **RELATIVE}, 20_253_424, 4_078_725_504, 8_240_640),
     'B softmax abs': (dict(arch='deit-base'), 86_567_656, 17_581_972_224, 23_894_544),
     'B softmax rel': (dict(arch='deit-base', **RELATIVE), 86_521_336, 17_581_972_224, 23_894_544),
-    'B depth-wise rel': (
+    'B depthwise rel': (
         dict(arch='deit-base', **DEPTHWISE, **RELATIVE),
         79_434_232,
         15_826_342_656,

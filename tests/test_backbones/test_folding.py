@@ -25,7 +25,7 @@ VARIANTS = {
 }
 
 
-def randomise(model):
+def randomize(model):
     """Give every norm statistics and an affine map of its own, as training does."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -40,7 +40,7 @@ def build(**kwargs):
     torch.manual_seed(0)
     model = DMFormer('nano', out_indices=(0, 1, 2, 3), **kwargs)
     model.init_weights()
-    return randomise(model)
+    return randomize(model)
 
 
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
@@ -118,9 +118,9 @@ def test_layer_depths_hold_in_the_folded_form():
 # The algebra
 
 
-def test_norms_fold_into_their_neighbours():
+def test_norms_fold_into_their_neighbors():
     torch.manual_seed(0)
-    norm = randomise(nn.BatchNorm2d(6)).double()
+    norm = randomize(nn.BatchNorm2d(6)).double()
     before, after = nn.Conv2d(4, 6, 3, bias=False).double(), nn.Conv2d(6, 3, 1).double()
     x = torch.rand(2, 4, 5, 5).double()
     expected = after(norm(before(x)))
@@ -131,7 +131,7 @@ def test_norms_fold_into_their_neighbours():
 
 def test_linear_layers_take_a_norm_in():
     torch.manual_seed(0)
-    norm, fc = randomise(nn.BatchNorm1d(6)).double(), nn.Linear(6, 3).double()
+    norm, fc = randomize(nn.BatchNorm1d(6)).double(), nn.Linear(6, 3).double()
     x = torch.rand(4, 6).double()
     torch.testing.assert_close(fold_before(*as_affine(norm), fc)(x), fc(norm(x)))
 

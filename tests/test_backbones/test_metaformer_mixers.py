@@ -89,6 +89,7 @@ def test_layer_depth_rises_from_block_to_block(mixer, deploy):
     assert {depth for depth, _ in depths} == set(range(6))
 
 
+@pytest.mark.slow
 @each_mixer
 def test_capture_in_one_graph(mixer):
     torch.compiler.reset()
@@ -148,11 +149,11 @@ TRAINED = ('Pooling', 'LKA', 'DynamicConv', 'ACmix', 'LocalAttention', 'SelfAtte
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('name', [*TRAINED, 'one for each stage'])
 def test_training_in_every_task(name, task, python, mini_data, tmp_path):
-    leaf, data, variables = TASKS[task]
+    stem, data, variables = TASKS[task]
     (tmp_path / 'config.py').write_text(
-        f"_base_ = '{MINI}/{leaf}.py'\nmodel = dict(backbone=dict(mixer={CASES[name]}))\n"
+        f"_base_ = '{MINI}/{stem}.py'\nmodel = dict(backbone=dict(mixer={CASES[name]}))\n"
     )
-    options = settings(leaf, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
+    options = settings(stem, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
     options += ['param_scheduler=[]', 'default_hooks.logger.interval=1']
     if task == 'detection':
         options += ['model.test_cfg.score_thr=0.0']

@@ -116,7 +116,7 @@ class TestSoftmaxAttention:
         assert_equal(steps.output.flatten(2).mT, expected)
 
 
-def normalise(scores):
+def normalize(scores):
     """Layer norm over the axis of kernels."""
     return (scores - scores.mean(2, True)) / (scores.var(2, False, True) + 1e-5).sqrt()
 
@@ -126,8 +126,8 @@ ACTIVATIONS = {
     'none': lambda scores, bias: scores + bias,
     'scaling': lambda scores, bias: scores / HEAD_CHANNELS + bias,
     'scaling_relu': lambda scores, bias: (scores / HEAD_CHANNELS + bias).relu(),
-    'ln': lambda scores, bias: normalise(scores / HEAD_CHANNELS**0.5 + bias),
-    'ln_relu': lambda scores, bias: normalise(scores / HEAD_CHANNELS**0.5 + bias).relu(),
+    'ln': lambda scores, bias: normalize(scores / HEAD_CHANNELS**0.5 + bias),
+    'ln_relu': lambda scores, bias: normalize(scores / HEAD_CHANNELS**0.5 + bias).relu(),
 }
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The study in miniature: equal sizes, whole training, runs that are not repeated, the spread."""
+"""The study on small data: equal sizes, whole training, runs that are not repeated, the spread."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def test_ablations_differ_in_what_they_say():
 
 @pytest.mark.parametrize('name', list(NETWORKS)[6:])
 def test_segmentation_starts_from_the_classifier(name, tmp_path):
-    """Networks of the toolbox would take another initialisation without a word."""
+    """Networks of the toolbox would take another initialization without a word."""
     folders = Folders(REPOSITORY, tmp_path, tmp_path)
     first, second = (Run(0, name, task) for task in TASKS)
     classifier = build_model(make_config(first, RECIPE, folders))

@@ -81,7 +81,7 @@ def test_all_but_one_of_the_45_printed_cells_of_the_dynamic_convolutions_are_exa
     printed = [key for entry in models for key in entry['Paper'] if key in entry['Metadata']]
     assert len(printed) == 45 == 3 * printed.count('Activations')
     assert differing_cells(models) == {
-        ('DeiT-B, relative positions, depth-wise', 'FLOPs'): '15.830 G'
+        ('DeiT-B, relative positions, depthwise', 'FLOPs'): '15.830 G'
     }
 
 

@@ -39,9 +39,9 @@ class TestDMFormer:
         assert row.description == Description(
             'one kernel from the pooled input',
             'the one (the gate)',
-            'depth-wise 1x1',
+            'depthwise 1x1',
             '1',
-            static='depth-wise taps: 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3',
+            static='depthwise taps: 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3',
         )
 
     def test_mixers_of_the_network(self):
@@ -50,7 +50,7 @@ class TestDMFormer:
         assert rows[3].paths == [f'stages.{i}.blocks.{j}.mixer' for i, j in
                                  ((0, 0), (1, 0), (2, 0), (2, 1), (3, 0))]  # fmt: skip
         static = {row.description.kernel for row in rows if not row.is_dynamic}
-        assert static == {'standard 7x7', 'standard 3x3', 'standard 2x2', 'depth-wise 3x3'}
+        assert static == {'standard 7x7', 'standard 3x3', 'standard 2x2', 'depthwise 3x3'}
 
     def test_without_the_gate_all_is_static(self):
         network = DMFormer('nano', gate=False)
@@ -85,7 +85,7 @@ class TestUndescribedMixers:
         rows = rows_by_mixer(Gated(dynamic=True), image(4))
         assert rows['Gated'].is_dynamic and not rows['Conv2d'].is_dynamic
         assert rows['Gated'].description == Description(
-            'made from the input', 'one for each position', 'depth-wise 1x1', '1'
+            'made from the input', 'one for each position', 'depthwise 1x1', '1'
         )
 
     def test_masks_and_parameters_are_no_inputs(self):
@@ -197,7 +197,7 @@ class TestDynamicBackbones:
         row = rows_by_mixer(build_backbone('DynamicViT', options), image())['DynamicTokenAttention']
         assert (len(row.paths), row.is_dynamic) == (4, True)
         assert row.description.selection == 'mean of all of 4x4 + 1 (hard)'
-        assert row.description.static == 'depth-wise 7x7 on keys'
+        assert row.description.static == 'depthwise 7x7 on keys'
 
 
 class TestACmix:
@@ -225,7 +225,7 @@ class TestACmix:
     def test_patch_wise_attention_is_depthwise(self):
         pytest.importorskip('mmdmformer.mixers.acmix')
         row = rows_by_mixer(build_backbone('SANACmix', dict(arch='nano')), image())['ACmixOperator']
-        assert row.is_dynamic and row.description.kernel.startswith('depth-wise ')
+        assert row.is_dynamic and row.description.kernel.startswith('depthwise ')
 
 
 def test_page_shows_the_family():
@@ -243,19 +243,19 @@ def test_members_of_the_family_differ_in_kernels():
     assert found == {
         'ViT': (True, 'standard 1x1', '64 -> 196 -> 64'),
         'ViT, scaling': (True, 'standard 1x1', '64 -> 64 (merged)'),
-        'ViT, depth-wise': (True, 'depth-wise 1x1', '1'),
+        'ViT, depthwise': (True, 'depthwise 1x1', '1'),
         'Swin': (True, 'standard 1x1', '32 -> 49 -> 32'),
         'Swin, shifted': (True, 'standard 1x1', '32 -> 49 -> 32'),
-        'Swin, depth-wise': (True, 'depth-wise 1x1', '1'),
+        'Swin, depthwise': (True, 'depthwise 1x1', '1'),
         'Linformer': (True, 'standard 1x1', '64 -> 49 -> 64'),
-        'dynamic convolution': (True, 'depth-wise 3x3', '1'),
-        'D-DW-Conv': (True, 'depth-wise 7x7', '1'),
-        'D-DW-Conv, homogeneous': (True, 'depth-wise 7x7', '1'),
-        'DMFormer': (True, 'depth-wise 1x1', '1'),
+        'dynamic convolution': (True, 'depthwise 3x3', '1'),
+        'D-DW-Conv': (True, 'depthwise 7x7', '1'),
+        'D-DW-Conv, homogeneous': (True, 'depthwise 7x7', '1'),
+        'DMFormer': (True, 'depthwise 1x1', '1'),
         'DMFormer, no gate': (
-            False, 'depth-wise 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3', ''
+            False, 'depthwise 3x3 dilation 1, 5x5 dilation 2, 7x7 dilation 3', ''
         ),
-        'depth-wise convolution': (False, 'depth-wise 7x7', ''),
+        'depthwise convolution': (False, 'depthwise 7x7', ''),
     }  # fmt: skip
     assert views['Swin, shifted'].description.selection == 'one region of 7x7 (hard)'
     assert (
@@ -269,8 +269,8 @@ def test_members_of_the_family_differ_in_kernels():
     'settings, static',
     [
         (dict(), 'relative positions, 7x7'),
-        (dict(activation='scaling'), 'depth-wise 7x7 on values'),
-        (dict(activation='none', kernel='depthwise'), 'depth-wise 7x7 on keys'),
+        (dict(activation='scaling'), 'depthwise 7x7 on values'),
+        (dict(activation='none', kernel='depthwise'), 'depthwise 7x7 on keys'),
         (dict(activation='ln_relu', position='none'), ''),
     ],
 )

@@ -14,7 +14,7 @@ from mmdmformer.checkpoints import CheckpointError, fold_checkpoint
 from mmdmformer.engine.model import build_model
 
 MINI = Path(__file__).parents[2] / 'configs/mini'
-LEAVES = sorted(MINI.glob('*dmformer*.py'))
+MINI_CONFIGS = sorted(MINI.glob('*dmformer*.py'))
 
 
 def save_with_statistics(cfg, path):
@@ -73,7 +73,7 @@ def read(path):
     return cfg
 
 
-@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', MINI_CONFIGS, ids=lambda path: path.stem)
 def test_same_predictions_before_and_after(path, tmp_path):
     cfg = read(path)
     plain = save_with_statistics(cfg, tmp_path / 'plain.pth')
@@ -89,9 +89,9 @@ def test_same_predictions_before_and_after(path, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
-    cfg = read(LEAVES[0])
+    cfg = read(MINI_CONFIGS[0])
     save_with_statistics(cfg, tmp_path / 'plain.pth')
-    other = Config.fromfile(LEAVES[0])
+    other = Config.fromfile(MINI_CONFIGS[0])
     other.model.head.num_classes = 7
     with pytest.raises(CheckpointError, match=r'plain\.pth does not fit the model of the config'):
         fold_checkpoint(build_model(other), str(tmp_path / 'plain.pth'), tmp_path / 'folded.pth')
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
 
 
 def test_other_backbones_have_no_folded_form(tmp_path):
-    cfg = read(LEAVES[0])
+    cfg = read(MINI_CONFIGS[0])
     cfg.model.backbone = dict(type='mmpretrain.ResNet', depth=18)
     with pytest.raises(ValueError, match='a ImageClassifier with ResNet has no folded form'):
         fold_checkpoint(build_model(cfg), 'unused.pth', tmp_path / 'folded.pth')

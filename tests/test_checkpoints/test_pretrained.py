@@ -87,7 +87,7 @@ def test_prefix_is_given_with_or_without_its_dot(kind, prefix, weights, tmp_path
     assert_loaded(DMFormer('nano', init_cfg=init_cfg), weights)
 
 
-def test_other_initialisers_come_before_the_checkpoint(weights, tmp_path):
+def test_other_initializers_come_before_the_checkpoint(weights, tmp_path):
     path = save(tmp_path / 'w.pth', weights)
     init_cfg = [
         dict(type='Pretrained', checkpoint=path),
@@ -98,7 +98,7 @@ def test_other_initialisers_come_before_the_checkpoint(weights, tmp_path):
 
 @MODELS.register_module(force=True)
 class _NestedBackbone(BaseModule):
-    """A network of a toolbox, whose children initialise themselves."""
+    """A network of a toolbox, whose children initialize themselves."""
 
     class Child(BaseModule):
         def __init__(self):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""A wrong environment is named at once, in one sentence with the cure.
+"""A wrong environment is named at once, in one sentence with the fix.
 
 Each case runs in a Python process that has no packages but the stubs of the case.
 """
@@ -131,16 +131,16 @@ def test_no_mmengine(python):
 
 
 @pytest.mark.parametrize(
-    ('packages', 'cure'),
+    ('packages', 'fix'),
     [
         ([MMENGINE], 'mmcv-lite==2.1.0'),
         ([('mmengine', None, ''), FORK], 'onedl-mmcv'),
     ],
 )
-def test_no_mmcv(python, packages, cure):
+def test_no_mmcv(python, packages, fix):
     assert python('import mmdmformer', TORCH, *packages) == (
         'ImportError: mmdmformer needs mmcv, which is not installed; install it with '
-        f'`pip install {cure}`.'
+        f'`pip install {fix}`.'
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mmdmformer.compat import environment, mmcv_ops
-from mmdmformer.compat.operators.common import cure
+from mmdmformer.compat.operators.common import how_to_build
 
 COMPILED = """
 def nms(boxes, scores, iou_threshold, offset):
@@ -82,7 +82,7 @@ def install():
 def warning(fault):
     return (
         f"mmcv's compiled operators do not work with torch {torch.__version__} ({fault}) and give "
-        f"way to torchvision's; {cure()}."
+        f"way to torchvision's; {how_to_build()}."
     )
 
 

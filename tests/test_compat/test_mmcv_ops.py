@@ -14,7 +14,7 @@ from mmcv import _ext
 from mmcv.ops import RoIAlign, batched_nms, nms, roi_align, sigmoid_focal_loss
 
 from mmdmformer.compat import mmcv_ops
-from mmdmformer.compat.operators.common import cure
+from mmdmformer.compat.operators.common import how_to_build
 
 needs_bridge = pytest.mark.skipif(
     not isinstance(_ext, mmcv_ops._Bridge), reason='a compiled mmcv works here'
@@ -255,7 +255,7 @@ def test_any_other_operator_fails_by_name():
         mmcv.ops.roi_pool(torch.ones(1, 1, 4, 4), torch.zeros(1, 5), 2)
     assert str(error.value) == (
         "mmcv operator 'roi_pool_forward' is not available, as no working compiled mmcv is "
-        f'installed; {cure()}.'
+        f'installed; {how_to_build()}.'
     )
     assert '--no-build-isolation' in str(error.value) and 'mmcv==' in str(error.value)
 

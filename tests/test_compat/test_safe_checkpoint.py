@@ -174,7 +174,7 @@ WAYS_IN = {
     'loader': lambda file, tmp_path: CheckpointLoader.load_checkpoint(file),
     'load_checkpoint': lambda file, tmp_path: mmengine.runner.load_checkpoint(Model(), file),
     'prefix': lambda file, tmp_path: _load_checkpoint_with_prefix('head', file),
-    'initialiser': lambda file, tmp_path: PretrainedInit(file)(nn.Linear(3, 1)),
+    'initializer': lambda file, tmp_path: PretrainedInit(file)(nn.Linear(3, 1)),
     'load_from': lambda file, tmp_path: runner(tmp_path, load_from=file).train(),
     'resume': lambda file, tmp_path: runner(tmp_path, load_from=file, resume=True).train(),
     'runner': lambda file, tmp_path: runner(tmp_path).load_checkpoint(file),

@@ -124,7 +124,7 @@ class TestRandAugment:
             assert kstest(levels[below], truncnorm(-np.inf, 2, 9, 0.5).cdf).pvalue > 1e-3
 
     def test_magnitudes_reach_the_pixels(self, augment):
-        """Solarising inverts the values from a threshold of 256 (1 - magnitude / 10) on."""
+        """Solarizing inverts the values from a threshold of 256 (1 - magnitude / 10) on."""
         index = list(RAND_AUGMENT).index(('Solarize', None))
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
         changed = []
@@ -157,9 +157,9 @@ def test_a_quarter_of_the_images_has_a_part_erased_by_noise():
     # values below 0 and above 255 are clipped
     preprocessor = Config.fromfile(CONFIGS / f'{CLASSIFIER}.py').model.data_preprocessor
     pixels = np.concatenate([patch.reshape(-1, 3) for patch in noise])[:, ::-1]
-    normalised = (pixels - np.array(preprocessor.mean)) / np.array(preprocessor.std)
-    assert np.abs(normalised.mean(axis=0)).max() < 0.03
-    assert np.abs(normalised.std(axis=0) - 1).max() < 0.06
+    normalized = (pixels - np.array(preprocessor.mean)) / np.array(preprocessor.std)
+    assert np.abs(normalized.mean(axis=0)).max() < 0.03
+    assert np.abs(normalized.std(axis=0) - 1).max() < 0.06
 
 
 class TestBatchAugmentation:
@@ -209,7 +209,7 @@ class TestBatchAugmentation:
     def test_cut_area(self, batches):
         """The part of a square of random area and place that lies in the image.
 
-        A square of side r, centred anywhere, covers (r - r ** 2 / 4) ** 2 on average; the mean
+        A square of side r, centered anywhere, covers (r - r ** 2 / 4) ** 2 on average; the mean
         over r ** 2 uniform in [0, 1] is 77 / 240.
         """
         mixed, _, labels = batches

@@ -15,7 +15,7 @@ from families import (
     family_of,
     is_mini_variant,
     is_production,
-    main_leaf_of,
+    main_config_of,
     name_of,
     network_of,
     recipe_of,
@@ -65,20 +65,20 @@ def test_every_experiment_has_a_config(name):
     assert {path.stem for path in (CONFIGS / name).glob('*.py')} == expected
 
 
-def test_there_is_a_mini_leaf_of_each_recipe():
-    leaves = [path for path in MINI if not is_mini_variant(path)]
-    inherited = [base for path in leaves for base in bases_of(path)]
+def test_there_is_a_mini_config_of_each_recipe():
+    mains = [path for path in MINI if not is_mini_variant(path)]
+    inherited = [base for path in mains for base in bases_of(path)]
     assert set(inherited) == {
         CONFIGS / name / f'{stem}.py'
         for name, family in FAMILIES.items()
-        for stem in family.with_mini_leaf
+        for stem in family.with_mini_config
     }
-    assert all(family.with_mini_leaf <= set(family.recipes) for family in FAMILIES.values())
+    assert all(family.with_mini_config <= set(family.recipes) for family in FAMILIES.values())
 
 
 @each_variant
 def test_variant_is_a_few_lines_over_its_sibling(path):
-    main = main_leaf_of(path)
+    main = main_config_of(path)
     assert bases_of(path) == [main]
     recipe = path.stem.replace(network_of(path), '').replace('-layer-decay', '')
     assert recipe == main.stem.replace(network_of(main), '')
@@ -94,7 +94,7 @@ def with_mixer_inlined(backbone):
 
 @each_variant
 def test_variant_changes_its_backbone_or_its_layer_decay_alone(path):
-    cfg, sibling = Config.fromfile(path), Config.fromfile(main_leaf_of(path))
+    cfg, sibling = Config.fromfile(path), Config.fromfile(main_config_of(path))
     ours, theirs = (with_mixer_inlined(c.model.backbone) for c in (cfg, sibling))
     changed = {key for key, value in ours.items() if value != theirs.get(key, None)}
     if 'layer-decay' in path.stem:
@@ -140,7 +140,7 @@ def test_config_needs_no_toolbox_beside_its_own(path):
 
 
 @each_config
-def test_images_are_normalised_as_in_pretraining(path):
+def test_images_are_normalized_as_in_pretraining(path):
     preprocessor = Config.fromfile(path).model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53]
     assert preprocessor.std == [58.395, 57.12, 57.375]

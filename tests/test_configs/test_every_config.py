@@ -15,7 +15,7 @@ from families import (
     bases_of,
     family_of,
     is_production,
-    main_leaf_of,
+    main_config_of,
     name_of,
     network_of,
     recipe_of,
@@ -58,7 +58,7 @@ def model(cfg):
 
 @pytest.fixture(scope='module')
 def initial_log(model):
-    """What the log says while the model's weights are initialised."""
+    """What the log says while the model's weights are initialized."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -85,7 +85,7 @@ def test_size(path, cfg, model):
 
 
 def classifier_of(path):
-    """The ImageNet config of a leaf's network."""
+    """The ImageNet config of a config's network."""
     network = network_of(path)
     (name,) = (
         n for n in family_of(path).parameters if n.startswith(f'{network}_8') and 'in1k' in n
@@ -106,7 +106,7 @@ def test_networks_with_other_token_mixers_are_of_one_size(size):
 
 @pytest.mark.parametrize('path', PRODUCTION, ids=name_of)
 def test_sizes_differ_as_the_backbones_of_the_classifiers_do(path):
-    sizes, main = family_of(path).parameters, main_leaf_of(path)
+    sizes, main = family_of(path).parameters, main_config_of(path)
     of_task = sizes[path.stem] - sizes[main.stem]
     assert of_task == sizes[classifier_of(path)] - sizes[classifier_of(main)]
 
@@ -123,8 +123,8 @@ def norms(model):
 
 def spared_from_decay(recipe, model):
     """Names of the parameters that the recipe gives no weight decay."""
-    names = {name for name, _ in model.named_parameters() if re.fullmatch(recipe.spared, name)}
-    return names | norms(model) if recipe.spares_norms else names
+    names = {name for name, _ in model.named_parameters() if re.fullmatch(recipe.undecayed, name)}
+    return names | norms(model) if recipe.norms_undecayed else names
 
 
 def test_learning_rate_and_weight_decay_of_every_parameter(path, cfg, model):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The mini leaves: what they change, and a step of training, validation and testing of each."""
+"""The mini configs: what they change, and a step of training, validation and testing of each."""
 
 import math
 import re
@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from mini_data import CLASSES, SEG_CLASSES
 
 VARIANTS = [path for path in MINI if is_mini_variant(path)]
-LEAVES = [path for path in MINI if path not in VARIANTS]
-AUGMENTED = [path for path in LEAVES if not path.stem.startswith('mask-rcnn')]
+MAIN = [path for path in MINI if path not in VARIANTS]
+AUGMENTED = [path for path in MAIN if not path.stem.startswith('mask-rcnn')]
 STEP = r'_pipeline|_dataloader\.dataset\.pipeline'
 MAY_DIFFER = {
     'data': rf"""
@@ -50,25 +50,25 @@ MAY_DIFFER = {
 }
 
 MAIN_METRIC = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')
-each_leaf = pytest.mark.parametrize('path', LEAVES, ids=name_of)
+each_main_config = pytest.mark.parametrize('path', MAIN, ids=name_of)
 
 
 def flatten(node, path=''):
-    """Map the dotted path of every leaf below ``node`` to its value."""
+    """Map the dotted path of every value below ``node`` to it."""
     if isinstance(node, dict):
         items = node.items()
     elif isinstance(node, (list, tuple)):
         items = enumerate(node)
     else:
         return {path: node}
-    leaves = {}
+    found = {}
     for key, child in items:
-        leaves.update(flatten(child, f'{path}.{key}' if path else str(key)))
-    return leaves
+        found.update(flatten(child, f'{path}.{key}' if path else str(key)))
+    return found
 
 
-@each_leaf
-def test_leaf_changes_data_width_length_and_batch_alone(path):
+@each_main_config
+def test_config_changes_data_width_length_and_batch_alone(path):
     cfg = Config.fromfile(path)
     (base,) = bases_of(path)
     parent = Config.fromfile(base)
@@ -101,8 +101,8 @@ def test_variant_changes_its_token_mixer_and_arch_alone(path):
     assert cfg.model.backbone.arch.embed_dims == (16, 32, 80, 128)
 
 
-@each_leaf
-def test_leaf_names_the_classes_of_the_built_in_data(path):
+@each_main_config
+def test_config_names_the_classes_of_the_built_in_data(path):
     cfg = Config.fromfile(path)
     classes = SEG_CLASSES if cfg.default_scope == 'mmseg' else CLASSES
     assert tuple(cfg.classes) == classes
@@ -112,7 +112,7 @@ def test_leaf_names_the_classes_of_the_built_in_data(path):
 
 @pytest.fixture(scope='session')
 def short_config(mini_data, tmp_path_factory):
-    """Reads a leaf for one step of training on a few images and one of validation."""
+    """Reads a config for one step of training on a few images and one of validation."""
 
     def read(path):
         cfg = Config.fromfile(path)
@@ -144,8 +144,8 @@ def short_config(mini_data, tmp_path_factory):
     return read
 
 
-@each_leaf
-def test_leaf_trains_every_parameter_and_validates(path, short_config):
+@each_main_config
+def test_config_trains_every_parameter_and_validates(path, short_config):
     cfg = short_config(path)
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -163,7 +163,7 @@ def test_leaf_trains_every_parameter_and_validates(path, short_config):
 
 
 @pytest.mark.parametrize('path', AUGMENTED, ids=name_of)
-def test_leaf_tests_with_augmentation(path, short_config):
+def test_config_tests_with_augmentation(path, short_config):
     cfg = short_config(path)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -79,6 +79,7 @@ def test_rows_from_scratch_differ_in_the_checkpoint_alone():
             assert cfg.to_dict() == other.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', NANO, ids=name_of)
 def test_nano_trains_validates_and_tests(path, data, tmp_path):
     cfg = Config.fromfile(path)

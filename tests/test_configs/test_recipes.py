@@ -22,7 +22,7 @@ CONFIGS = {path: Config.fromfile(path) for path in MAIN}
 
 
 def mains(*kinds, head=None):
-    """Runs a test for each main leaf with one of some kinds of model, and a kind of head."""
+    """Runs a test for each main config with one of some kinds of model, and a kind of head."""
     paths = [
         path
         for path, cfg in CONFIGS.items()
@@ -45,7 +45,7 @@ def pipeline(cfg, split='train'):
 
 
 @each_main
-def test_optimiser_batch_and_length(path):
+def test_optimizer_batch_and_length(path):
     cfg, recipe = load(path), recipe_of(path)
     optimizer = dict(cfg.optim_wrapper.optimizer)
     assert optimizer.pop('eps', 1e-8) == 1e-8
@@ -224,7 +224,7 @@ def test_one_line_gives_new_layers_the_papers_xavier():
 
 
 @each_main
-def test_batch_norm_is_synchronised_where_a_gpu_sees_two_images(path):
+def test_batch_norm_is_synchronized_where_a_gpu_sees_two_images(path):
     cfg = load(path)
     assert cfg.get('sync_bn') == (None if cfg.model.type == 'ImageClassifier' else 'torch')
     model = MODELS.build(cfg.model)

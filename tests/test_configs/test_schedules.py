@@ -36,8 +36,8 @@ def test_recipe_in_every_iteration_of_its_real_length(path, tmp_path, monkeypatc
         np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-9 * cfg.lr)
     assert (schedule.values['momentum'] == 0.9).all()
     starts = schedule.values['weight decay'][:, 0]
-    spares_some = recipe.spares_norms or recipe.spared != '(?!)'
-    assert sorted(set(starts)) == [0.0] * spares_some + [recipe.optimizer['weight_decay']]
+    some_undecayed = recipe.norms_undecayed or recipe.undecayed != '(?!)'
+    assert sorted(set(starts)) == [0.0] * some_undecayed + [recipe.optimizer['weight_decay']]
     assert (schedule.values['weight decay'] == starts[:, None]).all()
     betas = {group.settings.get('betas') for group in schedule.groups}
     assert betas == {recipe.optimizer.get('betas')}

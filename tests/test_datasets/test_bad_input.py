@@ -311,7 +311,7 @@ def other_size(path):
     return f'annotation {path} has the shape (64, 100), but its image {image} (128, 128): '
 
 
-def coloured(path):
+def colored(path):
     cv2.imwrite(str(path), np.ones((128, 128, 3), np.uint8))
     return f'annotation {path} has the shape (128, 128, 3), but '
 
@@ -327,7 +327,7 @@ def wrong_value(path):
 
 
 @pytest.mark.parametrize('part, workers', [('train', 0), ('train', 2), ('val', 0)])
-@pytest.mark.parametrize('damage', [no_image, missing, other_size, coloured, wrong_value])
+@pytest.mark.parametrize('damage', [no_image, missing, other_size, colored, wrong_value])
 def test_broken_segmentation_is_named(damage, part, workers, data):
     folder = data / 'ade/ADEChallengeData2016/annotations'
     path = sorted((folder / ('training' if part == 'train' else 'validation')).iterdir())[4]
@@ -370,7 +370,7 @@ def test_labels_keep_a_side_of_one_pixel(size, tmp_path):
 
 
 def test_every_label_of_the_format_is_valid(data):
-    """0 and 255 are unlabelled, 1 to 11 the classes."""
+    """0 and 255 are unlabeled, 1 to 11 the classes."""
     folder = data / 'ade/ADEChallengeData2016/annotations/training'
     labels = np.tile(np.array([0, 255, *range(1, 12)], np.uint8), (128, 10))[:, :128]
     for path in folder.iterdir():
@@ -567,6 +567,7 @@ def log_of(data):
     return log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, workers', [('classification', 0), ('segmentation', 2)])
 def test_training_goes_on_and_logs_what_it_replaced(task, workers, python, data):
     bad = spoil(images(task, data)[:2])

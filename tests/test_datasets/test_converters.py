@@ -197,6 +197,7 @@ converters.{prepare.__name__}({folder!r}, {out!r}, layout={layout!r})
 """
 
 
+@pytest.mark.slow
 def test_goes_on_after_an_interruption(published, bare_python, tmp_path, request):
     folder, expected, run = published
     _, prepare, layout = SETS[request.node.callspec.params['published']]
@@ -322,7 +323,7 @@ def test_path_out_of_the_folder_is_refused(name, kind, tmp_path):
     else:
         archive.write_bytes(tar_bytes({'good': b'1', name: b'1'}))
     opened = archives.open_archive(archive)
-    with pytest.raises(ArchiveError, match='leads out of the folder') as error, opened:
+    with pytest.raises(ArchiveError, match='leads out of the directory') as error, opened:
         pytest.fail('opened')
     one_sentence(error)
 
@@ -332,7 +333,7 @@ def test_path_out_of_the_folder_in_the_archive_of_a_class_is_refused(tmp_path):
     bad = {'n01.tar': tar_bytes({'../../evil': b'1'}), 'n02.tar': b'', 'n03.tar': b''}
     with (tmp_path / converters.IMAGENET_TRAIN).open('wb') as file:
         write_tar(file, bad)
-    with pytest.raises(ArchiveError, match='leads out of the folder'):
+    with pytest.raises(ArchiveError, match='leads out of the directory'):
         converters.prepare_imagenet(tmp_path, tmp_path / 'out', layout=SMALL_IMAGENET, quiet=True)
     assert not list(tmp_path.rglob('evil'))
 
@@ -344,7 +345,7 @@ def test_link_is_refused(tmp_path):
         info.type, info.linkname = tarfile.SYMTYPE, '/etc'
         archive.addfile(info)
     opened = archives.open_archive(path)
-    with pytest.raises(ArchiveError, match='neither a file nor a folder'), opened:
+    with pytest.raises(ArchiveError, match='neither a file nor a directory'), opened:
         pytest.fail('opened')
 
 
@@ -355,7 +356,7 @@ def test_link_in_a_zip_is_refused(tmp_path):
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, '/etc')
     opened = archives.open_archive(path)
-    with pytest.raises(ArchiveError, match='neither a file nor a folder'), opened:
+    with pytest.raises(ArchiveError, match='neither a file nor a directory'), opened:
         pytest.fail('opened')
 
 

@@ -34,11 +34,11 @@ def test_published_data(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root, tool, part = DATA[name]
     cfg = read_config_file(REPOSITORY / 'configs/dmformer' / f'{name}.py')
-    cure = f'make it with `python tools/dataset_converters/{tool} ARCHIVES`, link it there, or '
+    fix = f'make it with `python tools/dataset_converters/{tool} ARCHIVES`, link it there, or '
     assert (REPOSITORY / 'tools/dataset_converters' / tool).is_file()
-    assert refusal(cfg).startswith(f'data folder {tmp_path}/{root} does not exist: {cure}')
+    assert refusal(cfg).startswith(f'data directory {tmp_path}/{root} does not exist: {fix}')
     Path(root).mkdir(parents=True)
-    assert refusal(cfg).startswith(f'{tmp_path}/{root}/{part} does not exist: {cure}')
+    assert refusal(cfg).startswith(f'{tmp_path}/{root}/{part} does not exist: {fix}')
 
 
 def test_own_data(tmp_path):
@@ -49,7 +49,7 @@ def test_own_data(tmp_path):
     )
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat',))
     assert refusal(cfg) == (
-        f'data folder {tmp_path}/mine does not exist: put or link the data set there, or change '
+        f'data directory {tmp_path}/mine does not exist: put or link the data set there, or change '
         'data_root in the config.'
     )
 

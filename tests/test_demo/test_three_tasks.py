@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The demo on the real sets: what it unpacks is what the configs of its legs read."""
+"""The demo on the real sets: what it unpacks is what the configs of its tasks read."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -21,11 +21,11 @@ def test_real_sets_are_unpacked_as_their_configs_read_them(tmp_path, monkeypatch
     with pytest.raises(SystemExit, match=r'cifar10.tar.xz does not exist: put cifar10.tar.xz'):
         three_tasks.prepare_set(three_tasks.REAL_SETS['cifar10'], archives, log)
     write_archives(archives)
-    for leg in three_tasks.chosen_legs(Namespace(data=archives, only=None)):
-        real = three_tasks.REAL_SETS[leg.config.split('/')[1]]
+    for task in three_tasks.chosen_tasks(Namespace(data=archives, only=None)):
+        real = three_tasks.REAL_SETS[task.config.split('/')[1]]
         three_tasks.prepare_set(real, archives, log)
         assert Path(real.made).exists()
-        cfg = Config.fromfile(ROOT / leg.config)
+        cfg = Config.fromfile(ROOT / task.config)
         for split in ('train', 'val', 'test'):
             dataset = cfg[f'{split}_dataloader'].dataset
             prefix = dataset.get('data_prefix', '')
@@ -40,6 +40,6 @@ def test_real_sets_are_unpacked_as_their_configs_read_them(tmp_path, monkeypatch
 
 def test_one_real_set_can_be_chosen():
     args = Namespace(data=Path('archives'), only='detection')
-    assert [leg.config for leg in three_tasks.chosen_legs(args)] == [
+    assert [task.config for task in three_tasks.chosen_tasks(args)] == [
         'configs/bccd/retinanet_dmformer-nano_fpn_bccd.py'
     ]

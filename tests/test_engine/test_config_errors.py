@@ -79,8 +79,8 @@ SLIPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize('slip, value, cure', SLIPS)
-def test_slip_ends_in_one_line(slip, value, cure, python, mini_data, tmp_path):
+@pytest.mark.parametrize('slip, value, fix', SLIPS)
+def test_slip_ends_in_one_line(slip, value, fix, python, mini_data, tmp_path):
     config = DETECTOR if 'neck' in slip else CLASSIFIER
     (tmp_path / 'config.py').write_text(BASE.format(root=ROOT, config=config, slip=slip))
     (tmp_path / 'data').mkdir()
@@ -89,4 +89,4 @@ def test_slip_ends_in_one_line(slip, value, cure, python, mini_data, tmp_path):
     run = python(ROOT / 'tools/train.py', 'config.py', cwd=tmp_path)
     last = run.stderr.splitlines()[-1]
     assert run.returncode == 2, run.stderr[-3000:]
-    assert last.startswith('error: ') and value in last and last.endswith(cure), last
+    assert last.startswith('error: ') and value in last and last.endswith(fix), last

@@ -19,7 +19,7 @@ LR, RATE, WEIGHT_DECAY = 1e-3, 0.7, 0.05
 
 
 def build_groups(model, **paramwise_cfg):
-    """Settings of every parameter in the optimiser, by name."""
+    """Settings of every parameter in the optimizer, by name."""
     wrapper = build_optim_wrapper(
         model,
         dict(

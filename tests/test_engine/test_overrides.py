@@ -82,7 +82,7 @@ def test_variable_may_be_assigned_in_any_way(assignment, name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'key, cure',
+    'key, fix',
     [
         ('optimwrapper.optimizer.lr', 'did you mean optim_wrapper?'),
         ('nonsense', 'check the name.'),
@@ -92,8 +92,8 @@ def test_variable_may_be_assigned_in_any_way(assignment, name, tmp_path):
         ('filename', 'check the name.'),
     ],
 )
-def test_what_nobody_reads_is_refused(key, cure):
-    assert refusal(DETECTOR, f'{key}=x').endswith(cure)
+def test_what_nobody_reads_is_refused(key, fix):
+    assert refusal(DETECTOR, f'{key}=x').endswith(fix)
 
 
 @HOOKS.register_module()
@@ -124,22 +124,22 @@ def test_what_a_hook_of_the_config_reads_is_a_setting(tmp_path):
 def test_base_may_be_any_expression(base, tmp_path):
     (tmp_path / 'base.py').write_text('lr = 0.1\n' + OPTIMIZER.format('lr'))
     (tmp_path / 'other.py').write_text('resume = False\n')
-    leaf = tmp_path / 'leaf.py'
-    leaf.write_text(f'_base_ = {base}\nmodel = dict(width=3)\n')
-    cfg = read_config_file(leaf, parse('optim_wrapper.optimizer.lr=0.5', 'model.width=4'))
-    expected = Config.fromfile(leaf)
+    child = tmp_path / 'child.py'
+    child.write_text(f'_base_ = {base}\nmodel = dict(width=3)\n')
+    cfg = read_config_file(child, parse('optim_wrapper.optimizer.lr=0.5', 'model.width=4'))
+    expected = Config.fromfile(child)
     expected.merge_from_dict({'optim_wrapper.optimizer.lr': 0.5, 'model.width': 4})
     assert cfg.to_dict() == expected.to_dict()
 
 
 def test_templates_of_a_file_are_expanded(tmp_path):
     (tmp_path / 'base.py').write_text('lr = 0.1\n')
-    leaf = tmp_path / 'leaf.py'
-    leaf.write_text("_base_ = 'base.py'\nwork_dir = '{{ fileBasenameNoExtension }}'\n")
-    with leaf.open('a') as file:
+    child = tmp_path / 'child.py'
+    child.write_text("_base_ = 'base.py'\nwork_dir = '{{ fileBasenameNoExtension }}'\n")
+    with child.open('a') as file:
         file.write(OPTIMIZER.format('{{ _base_.lr }}'))
-    assert read_config_file(leaf, parse('resume=True')).work_dir == 'leaf'
-    assert refusal(leaf, 'lr=0.5').endswith(': set optim_wrapper.optimizer.lr.')
+    assert read_config_file(child, parse('resume=True')).work_dir == 'child'
+    assert refusal(child, 'lr=0.5').endswith(': set optim_wrapper.optimizer.lr.')
 
 
 def test_comma_makes_a_list_which_no_path_is():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Configs with synchronised batch norm train where it cannot run: on CPUs and in one process."""
+"""Configs with synchronized batch norm train where it cannot run: on CPUs and in one process."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from torch import nn
 from mmdmformer import DMFormer
 from mmdmformer.engine import runtime
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='synchronises on GPUs')
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='synchronizes on GPUs')
 SYNC_BN = dict(norm_cfg=dict(type='SyncBN'))
 
 
@@ -109,6 +109,7 @@ def find_free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
+@pytest.mark.slow
 def test_two_processes_without_gpu(tmp_path):
     ports = find_free_ports(len(WRAPPERS))
     # A fork of a process that has computed gradients may compute none.
@@ -126,4 +127,4 @@ def test_two_processes_without_gpu(tmp_path):
     assert sorted(found) == sorted((name, ['_BatchNormXd']) for name in WRAPPERS for _ in processes)
     for name in WRAPPERS:
         (log,) = (tmp_path / name).glob('*/*.log')
-        assert 'No GPU: batch norm is not synchronised.' in log.read_text()
+        assert 'No GPU: batch norm is not synchronized.' in log.read_text()

@@ -80,7 +80,7 @@ def test_attention_by_its_formula(stride):
     for head, y, x in [(0, 0, 0), (1, 4, 8), (1, 2, 4)]:
         channels = slice(head * d, head * d + d)
         query = q[0, channels, y, x]
-        neighbours = [
+        neighbors = [
             (reflected(y + i, size[0]), reflected(x + j, size[1]))
             for i in range(-2, 3)
             for j in range(-2, 3)
@@ -88,10 +88,10 @@ def test_attention_by_its_formula(stride):
         logits = torch.stack(
             [
                 query @ (k[0, channels, a, b] + position(y, x) - position(a, b)) / math.sqrt(d)
-                for a, b in neighbours
+                for a, b in neighbors
             ]
         )
-        values = torch.stack([v[0, channels, a, b] for a, b in neighbours])
+        values = torch.stack([v[0, channels, a, b] for a, b in neighbors])
         expected = logits.softmax(0) @ values
         torch.testing.assert_close(out[0, channels, y // stride, x // stride], expected)
 

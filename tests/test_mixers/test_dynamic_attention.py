@@ -47,9 +47,9 @@ def project(mixer, x):
     ]
 
 
-def normalise(scores, mixer):
-    centred = scores - scores.mean(-1, keepdim=True)
-    scores = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+def normalize(scores, mixer):
+    centered = scores - scores.mean(-1, keepdim=True)
+    scores = centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     if mixer.map_norm is not None:
         scores = scores * mixer.map_norm.weight + mixer.map_norm.bias
     return scores
@@ -66,8 +66,8 @@ def attend(mixer, x, activation, bias, same_region=None, on_values=False):
         'none': lambda: s + inside,
         'scaling': lambda: s / DIMS + inside,
         'scaling_relu': lambda: (s / DIMS + inside).clamp(min=0),
-        'ln': lambda: normalise(s / DIMS**0.5 + inside, mixer),
-        'ln_relu': lambda: normalise(s / DIMS**0.5 + inside, mixer).clamp(min=0),
+        'ln': lambda: normalize(s / DIMS**0.5 + inside, mixer),
+        'ln_relu': lambda: normalize(s / DIMS**0.5 + inside, mixer).clamp(min=0),
     }
     y = (maps[activation]() + outside) * allowed @ v
     return mixer.proj(y.transpose(1, 2).flatten(2))

@@ -10,7 +10,7 @@ CONVS = {
     'pointwise': nn.Conv2d(6, 8, 1),
     'pointwise without bias': nn.Conv2d(6, 8, 1, bias=False),
     'strided': nn.Conv2d(6, 8, 3, stride=2, padding=1),
-    'depth-wise': nn.Conv2d(6, 6, (3, 5), padding=(2, 4), dilation=2, groups=6),
+    'depthwise': nn.Conv2d(6, 6, (3, 5), padding=(2, 4), dilation=2, groups=6),
 }
 ACTS = [None, nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate='tanh'), nn.Sigmoid()]
 

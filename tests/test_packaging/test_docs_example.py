@@ -94,11 +94,11 @@ def test_config_of_the_backbone(folder):
 @pytest.mark.parametrize('task', TASKS)
 def test_it_trains_folds_and_is_exported(task, folder, python, mini_data, tmp_path):
     """In a project outside of this repository, which the mixer's file is all of."""
-    leaf, data, variables = TASKS[task]
+    stem, data, variables = TASKS[task]
     config = folder / f'my_mini_{task}.py'
     text = (folder / 'my_classifier.py').read_text()
-    config.write_text(text.replace('dmformer/dmformer-s_8xb128_in1k', f'mini/{leaf}'))
-    options = settings(leaf, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
+    config.write_text(text.replace('dmformer/dmformer-s_8xb128_in1k', f'mini/{stem}'))
+    options = settings(stem, data_root=f'{mini_data}/{data}', num_workers=0, **variables)
     train = [ROOT / 'tools/train.py', config.name, '--work-dir', tmp_path, '--cfg-options']
     result = python(*train, *options, 'param_scheduler=[]', cwd=folder, PYTHONPATH='.')
     assert result.returncode == 0, result.stderr[-3000:]

@@ -12,7 +12,7 @@ import yaml
 from mmdmformer import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-LICENCE = '# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0'
+LICENSE = '# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0'
 
 
 def tracked(*patterns):
@@ -52,8 +52,8 @@ def test_no_file_names_a_place_on_one_machine():
     assert lines_with(rf'(?<![\w.~*\]}}-])/({folders})/') == []
 
 
-def test_every_python_file_begins_with_its_licence():
-    assert [n for n, text in tracked('*.py') if text and LICENCE not in text[:200]] == []
+def test_every_python_file_begins_with_its_license():
+    assert [n for n, text in tracked('*.py') if text and LICENSE not in text[:200]] == []
 
 
 def test_text_ends_in_one_newline_and_lines_in_no_space():
@@ -62,7 +62,7 @@ def test_text_ends_in_one_newline_and_lines_in_no_space():
     assert lines_with(r'[ \t]+$') == []
 
 
-def test_licence_is_apache():
+def test_license_is_apache():
     text = (ROOT / 'LICENSE').read_text()
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text
     assert 'END OF TERMS AND CONDITIONS' in text

@@ -16,7 +16,7 @@ from test_docs import ROOT, blocks, commands
 from made_up_sets import CIFAR10, write_archives
 
 # What each program leaves behind, in the order in which the pages name them.
-LEAVES = {
+LEFT_BEHIND = {
     'mkdir': 'data',
     'tar': 'data/*/*',
     'tools/dataset_converters/split_folders.py': 'data/cifar10/train.txt',
@@ -82,7 +82,7 @@ def follow(archives, python):
                 assert result.returncode == 0, (
                     f'{line}\n{result.stdout[-999:]}{result.stderr[-3000:]}'
                 )
-            assert list(archives.glob(LEAVES[program])), line
+            assert list(archives.glob(LEFT_BEHIND[program])), line
         return archives
 
     return follow_commands

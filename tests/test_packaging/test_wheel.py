@@ -29,9 +29,9 @@ assert package.parent == Path(sys.argv[1]), package
 with torch.no_grad():
     outputs = mmdmformer.DMFormer('nano').eval()(torch.zeros(1, 3, 64, 64))
 assert [tuple(x.shape) for x in outputs] == [(1, 128, 2, 2)], [x.shape for x in outputs]
-leaves = [p for p in (package / '.mim/configs').rglob('*.py') if '_base_' not in p.parts]
-models = [Config.fromfile(path).model.type for path in leaves]
-(nano,) = [path for path in leaves if path.stem == 'retinanet_dmformer-nano_fpn_bccd']
+configs = [p for p in (package / '.mim/configs').rglob('*.py') if '_base_' not in p.parts]
+models = [Config.fromfile(path).model.type for path in configs]
+(nano,) = [path for path in configs if path.stem == 'retinanet_dmformer-nano_fpn_bccd']
 backbone = MODELS.build(Config.fromfile(nano).model.backbone)
 backbone.init_weights()
 shipped = mmdmformer.get_model('dmformer_nano', pretrained=True).backbone.state_dict()
@@ -143,9 +143,9 @@ def test_wheel_works_away_from_the_checkout(built, tmp_path):
 
     result = run('-c', USE, target)
     assert result.returncode == 0, result.stderr
-    leaves = [name for name in project_files() if name.startswith('configs/')]
-    leaves = [name for name in leaves if name.endswith('.py') and '_base_' not in name]
-    assert result.stdout.split()[-1] == str(len(leaves))
+    configs = [name for name in project_files() if name.startswith('configs/')]
+    configs = [name for name in configs if name.endswith('.py') and '_base_' not in name]
+    assert result.stdout.split()[-1] == str(len(configs))
     result = run(target / 'mmdmformer/.mim/tools/test.py', '--help')
     assert result.returncode == 0, result.stderr
     assert '--cfg-options' in result.stdout

@@ -17,7 +17,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 import mmdmformer
-from faults import trust
+from faults import hostile_files
 from mmdmformer.engine.model import save_untrained
 
 MINI = Path(__file__).parents[2] / 'configs/mini'
@@ -156,7 +156,7 @@ def test_stock_tool_tests_our_config_and_refuses_code(toolbox, bare_python, mini
     (tmp_path / 'data/mini').symlink_to(mini_data)
     save_untrained(config, tmp_path / 'good.pth')
     content = torch.load(tmp_path / 'good.pth')
-    torch.save(content | dict(meta=trust.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth')
+    torch.save(content | dict(meta=hostile_files.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth')
 
     def run(checkpoint):
         args = [str(config), checkpoint, '--work-dir', 'work']
@@ -177,7 +177,9 @@ def test_stock_tool_tests_our_config_and_refuses_code(toolbox, bare_python, mini
 def test_stock_tool_trains_from_no_code(bare_python, mini_data, tmp_path):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/mini').symlink_to(mini_data)
-    torch.save(dict(state_dict={}, meta=trust.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth')
+    torch.save(
+        dict(state_dict={}, meta=hostile_files.Payload(os.mkdir, 'mark')), tmp_path / 'bad.pth'
+    )
     config = MINI / f'{OUR_CONFIGS["mmpretrain"]}.py'
     options = ['--work-dir', 'work', '--cfg-options', 'load_from=bad.pth']
     result = bare_python(packaged('mmpretrain', 'tools/train.py'), config, *options, cwd=tmp_path)

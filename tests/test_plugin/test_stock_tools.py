@@ -41,6 +41,7 @@ def test_stock_tool_gives_the_same_weights(task, tmp_path):
     compare(task, stock_tool(task), tmp_path)
 
 
+@pytest.mark.slow
 def test_plain_mmengine_gives_the_same_weights(tmp_path):
     (tmp_path / 'tool.py').write_text(MMENGINE)
     compare('classification', tmp_path / 'tool.py', tmp_path)

@@ -294,8 +294,8 @@ def train_together(processes, folder, **arguments):
     [
         (1, 2, 2, 3, True),
         (2, 1, 4, 3, False),
-        pytest.param(1, 2, 4, 3, False, marks=pytest.mark.slow),
-        pytest.param(2, 1, 8, 4, True, marks=pytest.mark.slow),
+        pytest.param(1, 2, 4, 3, False, marks=pytest.mark.long),
+        pytest.param(2, 1, 8, 4, True, marks=pytest.mark.long),
     ],
 )
 def test_another_number_of_processes_goes_on_at_the_sample(

@@ -42,15 +42,17 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_lose_nothing(tmp_path):
     outcome = damage_checkpoints(2, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts['noticed, and the one before was used'] == 2
 
 
+@pytest.mark.slow
 def test_full_disk_ends_the_run_and_spares_the_checkpoint(tmp_path):
     outcome = full_disk(1, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts['ended with one sentence, the checkpoint before unharmed'] == 1
 
 

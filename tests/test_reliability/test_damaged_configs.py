@@ -10,7 +10,7 @@ from mmdmformer.engine.runtime import UsageError, read_config_file
 @pytest.mark.parametrize('inject', [damaged_configs, nonsense_options])
 def test_what_cannot_be_read_is_named(inject, tmp_path):
     outcome = inject(60, tmp_path, seed=0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts.total() == 60
     assert len(outcome.counts) == 2 and min(outcome.counts.values()) > 9
 

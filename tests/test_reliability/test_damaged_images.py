@@ -15,7 +15,7 @@ from mmdmformer.datasets.bad_input import BadInputError
 
 def test_damaged_images_are_refused_by_name_or_read_as_they_were_drawn(tmp_path):
     outcome = damaged_images(60, tmp_path, seed=0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts.total() == 60
     assert (
         min(outcome.counts[what] for what in ('refused with its name', 'read as it was drawn')) > 9

@@ -9,21 +9,24 @@ from faults.mini_runs import MiniRun, make_data
 from faults.training import different_lengths, lose_process
 
 
+@pytest.mark.slow
 def test_the_other_process_ends_with_a_message(tmp_path):
     outcome = lose_process(3, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == {
         f'{action}: the other one ended with an error of its connection': 1
         for action in ('kill', 'stall', 'fail')
     }
 
 
+@pytest.mark.slow
 def test_different_data_are_told_before_training(tmp_path):
     outcome = different_lengths(1, tmp_path, 0)
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == {'both ended with one sentence before training': 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'bad, code, sentence, told',
     [

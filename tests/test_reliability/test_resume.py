@@ -28,27 +28,28 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize(
-    'task', [pytest.param(t, marks=[pytest.mark.slow] * (t != 'classification')) for t in TASKS]
+    'task', [pytest.param(t, marks=[pytest.mark.long] * (t != 'classification')) for t in TASKS]
 )
 def test_killed_runs_go_on_and_end_with_the_same_weights(task, tmp_path):
     outcome = kill_and_resume(task, KILLS, tmp_path, 1, moments=MOMENTS[task])
-    assert outcome.lost == []
+    assert outcome.failures == []
     killed = {k: v for k, v in outcome.counts.items() if k.startswith('killed')}
     assert sum(killed.values()) == KILLS
     assert outcome.counts['ended with the state of an undisturbed run'] >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('form', other_data.CONFIGS)
 def test_killed_runs_go_on_with_data_in_forms_of_others(form, tmp_path):
     outcome = kill_and_resume(form, 1, tmp_path, 2, moments=('step',))
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts['ended with the state of an undisturbed run'] == 1
 
 
+@pytest.mark.slow
 def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
     outcome = kill_and_resume('classification', 1, tmp_path, 5, processes=2, moments=('pointing',))
-    assert outcome.lost == []
+    assert outcome.failures == []
     assert outcome.counts == Counter({
         'killed (pointing)': 1,
         'went on from the newest checkpoint': 1,
@@ -56,7 +57,8 @@ def test_two_processes_killed_go_on_and_end_with_the_same_weights(tmp_path):
     })  # fmt: skip
 
 
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.long)])
 def test_killed_within_an_accumulation_window_goes_on_with_its_gradient(processes, tmp_path):
     """Windows end after iterations 5, 10 and 12; checkpoints are written after 4, 8 and 12."""
     make_data(tmp_path)
@@ -67,14 +69,15 @@ def test_killed_within_an_accumulation_window_goes_on_with_its_gradient(processe
     killed = run.start(INJECT='step:6:kill', INJECT_RANK='0')
     end(killed[0])
     [process.kill() for process in killed]
-    signalled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
-    assert signalled == [75] * processes, run.output()[-2000:]
+    signaled = run.run('--resume', INJECT='step:5:term', INJECT_RANK='0')  # the ninth
+    assert signaled == [75] * processes, run.output()[-2000:]
     assert last_checkpoint(run.work_dir).name == 'epoch_2_iter_10.pth'
     assert run.run('--resume') == [0] * processes, run.output()[-2000:]
     for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'):
         assert differences(run.work_dir / name, whole.work_dir / name) == []
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_weights(tmp_path):
     make_data(tmp_path)
     alone = MiniRun('segmentation', tmp_path, 'alone', max_iters=4)
@@ -85,6 +88,7 @@ def test_workers_do_not_change_the_weights(tmp_path):
     assert differences(last_checkpoint(alone.work_dir), last_checkpoint(helped.work_dir)) == []
 
 
+@pytest.mark.slow
 def test_validation_that_was_interrupted_is_done_again(tmp_path):
     make_data(tmp_path)
     run = MiniRun('segmentation', tmp_path, 'run')

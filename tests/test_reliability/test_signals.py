@@ -33,7 +33,7 @@ def assert_goes_on(run, folder):
     return last
 
 
-@pytest.mark.parametrize('name', ['term', 'usr1'])
+@pytest.mark.parametrize('name', ['term', pytest.param('usr1', marks=pytest.mark.long)])
 def test_signal_in_a_step_saves_within_the_epoch(name, folder):
     run = MiniRun('classification', folder, name, 'train_dataloader.num_workers=1')
     assert run.run(INJECT=f'step:6:{name}') == [75], run.output()[-2000:]
@@ -49,6 +49,7 @@ def test_signal_in_a_step_saves_within_the_epoch(name, folder):
     assert {p.name for p in run.work_dir.glob('epoch*.pth')} == {'epoch_2.pth', 'epoch_3.pth'}
 
 
+@pytest.mark.slow
 def test_signal_in_a_validation_ends_at_once(folder):
     run = MiniRun('classification', folder, 'validating')
     assert run.run(INJECT='validation:4:term') == [75]  # the first of 3 batches after epoch 2
@@ -58,6 +59,7 @@ def test_signal_in_a_validation_ends_at_once(folder):
     assert 'Epoch(val) [2][3/3]' in run.output()
 
 
+@pytest.mark.slow
 def test_signal_to_one_of_two_processes_ends_both_at_the_same_iteration(folder):
     run = MiniRun('classification', folder, 'two', processes=2)
     assert run.run(INJECT='step:2:term', INJECT_RANK='1') == [75, 75], run.output()[-2000:]

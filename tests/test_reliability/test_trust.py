@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from faults import trust
+from faults import hostile_files
 
 REPOSITORY = Path(__file__).parents[2]
 # What runs what a file holds; mmengine's load() reads pickles and YAML with objects.
@@ -19,32 +19,35 @@ UNSAFE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('way', trust._WAYS_IN)
+@pytest.mark.slow
+@pytest.mark.parametrize('way', hostile_files._WAYS_IN)
 def test_checkpoint_that_brings_code_is_refused(way, tmp_path, mini_data, monkeypatch):
     (tmp_path / 'data').symlink_to(mini_data)
-    monkeypatch.setattr(trust, '_WAYS_IN', {way: trust._WAYS_IN[way]})
-    assert trust._load(tmp_path, np.random.default_rng(7)) == 'refused with its name'
+    monkeypatch.setattr(hostile_files, '_WAYS_IN', {way: hostile_files._WAYS_IN[way]})
+    assert hostile_files._load(tmp_path, np.random.default_rng(7)) == 'refused with its name'
     assert not (tmp_path / 'mark').exists()
 
 
 def test_checkpoints_come_by_ways_of_all_kinds(tmp_path):
     """The table's row, which makes the data by itself."""
-    outcome = trust.malicious_checkpoints(4, tmp_path, seed=0)
-    assert outcome.lost == []
+    outcome = hostile_files.malicious_checkpoints(4, tmp_path, seed=0)
+    assert outcome.failures == []
     assert outcome.counts == {'refused with its name': 4}
 
 
 @pytest.mark.parametrize('seed', range(6))
 def test_the_checkpoints_are_no_blanks(seed, tmp_path):
-    trust.write_malicious(tmp_path / 'x.pth', tmp_path / 'mark', np.random.default_rng(seed))
+    hostile_files.write_malicious(
+        tmp_path / 'x.pth', tmp_path / 'mark', np.random.default_rng(seed)
+    )
     with contextlib.suppress(RuntimeError):  # torch finds out later that one is no checkpoint
         torch.load(tmp_path / 'x.pth', weights_only=False)
     assert (tmp_path / 'mark').is_dir()
 
 
 def test_archives_write_nothing_outside_of_their_folder(tmp_path):
-    outcome = trust.malicious_archives(100, tmp_path, seed=0)
-    assert outcome.lost == []
+    outcome = hostile_files.malicious_archives(100, tmp_path, seed=0)
+    assert outcome.failures == []
     assert outcome.counts.total() == 100 and min(outcome.counts.values()) > 9
 
 

@@ -240,7 +240,7 @@ def write_pictures(folder, number=8, side=80):
 
 @pytest.fixture(scope='module')
 def pretrained(python, tmp_path_factory):
-    """The work folder of a short pretraining."""
+    """The work directory of a short pretraining."""
     folder = tmp_path_factory.mktemp('spark')
     write_pictures(folder / 'pictures')
     settings = [

@@ -69,8 +69,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def lines(diagnosis, section):
-    return {line.name: line for line in diagnosis.sections[section]}
+def lines(report, section):
+    return {line.name: line for line in report.sections[section]}
 
 
 def data_lines(**options):
@@ -85,12 +85,12 @@ def test_each_data_set_is_found_beside_others_that_are_missing(name, here):
     for other, line in found.items():
         assert line.good == (other == name)
         assert ('does not exist; make it with `python ' in line.text) == (other != name)
-    diagnosis = examine(str(CONFIG_OF[name]), layouts=LAYOUTS_HERE, quiet=True)
-    assert diagnosis.obstacle is None
+    report = examine(str(CONFIG_OF[name]), layouts=LAYOUTS_HERE, quiet=True)
+    assert report.obstacle is None
     for other in set(SMALL) - {name}:
-        diagnosis = examine(str(CONFIG_OF[other]), layouts=LAYOUTS_HERE, quiet=True)
-        assert diagnosis.obstacle == (
-            f'data folder {here / SMALL[other].root} does not exist: make it with '
+        report = examine(str(CONFIG_OF[other]), layouts=LAYOUTS_HERE, quiet=True)
+        assert report.obstacle == (
+            f'data directory {here / SMALL[other].root} does not exist: make it with '
             f'`{SMALL[other].prepare}`, link it there, or change data_root in the config.'
         )
 
@@ -138,14 +138,14 @@ def test_what_is_wrong_with_a_data_set_is_said(name, spoil, complaint, here):
     if name == 'COCO 2017':
         ann_file = 'sets/annotations/instances_val2017.json'
         options += [f'{split}_evaluator.ann_file={ann_file}' for split in ('val', 'test')]
-    diagnosis = examine(str(CONFIG_OF[name]), options, layouts=LAYOUTS_HERE, quiet=True)
-    line = diagnosis.sections['Data'][-1]
+    report = examine(str(CONFIG_OF[name]), options, layouts=LAYOUTS_HERE, quiet=True)
+    line = report.sections['Data'][-1]
     assert line.name == name and line.good == (complaint is None)
     if complaint is None:
-        assert diagnosis.obstacle is None
+        assert report.obstacle is None
         return
     assert line.text == f'sets is not complete: {complaint}'
-    assert diagnosis.obstacle == (
+    assert report.obstacle == (
         f'{name} in {here}/sets is not complete ({complaint}): complete it with '
         f'`{layout.prepare} --out sets`.'
     )
@@ -343,7 +343,7 @@ def test_tool_prints_one_page(bare_python, tmp_path):
 def test_tool_exits_with_the_reason_unless_the_config_can_train(bare_python, mini_data, tmp_path):
     code, page, errors = run(bare_python, MINI_CLASSIFIER, cwd=tmp_path)
     assert code == 1 and 'Installed' in page
-    assert errors.startswith(f'error: data folder {tmp_path}/data/mini/imagenet does not exist')
+    assert errors.startswith(f'error: data directory {tmp_path}/data/mini/imagenet does not exist')
     assert len(errors.splitlines()) == 1
 
     (tmp_path / 'data').mkdir()

@@ -168,6 +168,7 @@ def assert_trained_together(found, processes):
     assert not any('Sync' in record['norm'] for record in found)
 
 
+@pytest.mark.slow
 def test_two_jobs_at_the_same_time_train_with_two_processes_each(toy):
     jobs = [start('dist_train.sh', 'config.py', 2, '--work-dir', name, cwd=toy) for name in 'ab']
     for job in jobs:
@@ -178,6 +179,7 @@ def test_two_jobs_at_the_same_time_train_with_two_processes_each(toy):
         assert (toy / name / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.slow
 def test_testing_with_two_processes_gives_the_metric_of_one(toy, python):
     import mmdmformer
 
@@ -253,6 +255,7 @@ def slurm(toy):
     )
 
 
+@pytest.mark.slow
 def test_slurm_job_trains_on_two_nodes(toy, slurm):
     job = start(
         'slurm_train.sh', 'part', 'job', 'config.py', '--work-dir', 'work', cwd=toy,

@@ -191,7 +191,7 @@ def test_folded_checkpoint_gives_the_same_predictions(trained, python, mini_data
     scores = np.stack([p['pred_score'].numpy() for p in load(tmp_path / 'out.pkl')])
     np.testing.assert_allclose(scores, scores_by_hand(trained / 'epoch_2.pth')[0], atol=1e-4)
     sizes = [path.stat().st_size for path in (tmp_path / 'folded.pth', trained / 'epoch_2.pth')]
-    assert sizes[0] < sizes[1] / 2  # without the optimiser
+    assert sizes[0] < sizes[1] / 2  # without the optimizer
 
 
 @pytest.mark.parametrize(
@@ -494,8 +494,8 @@ def test_missing_data_is_named(python, tmp_path):
     assert result.returncode == 2
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1] == (
-        f'error: data folder {tmp_path}/data/mini/imagenet does not exist: '
-        'run `python demo/make_mini_data.py` in this folder.'
+        f'error: data directory {tmp_path}/data/mini/imagenet does not exist: '
+        'run `python demo/make_mini_data.py` in this directory.'
     )
 
 

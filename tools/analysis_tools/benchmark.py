@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Time DMFormer beside other backbones in one run, and write table, CSV and plot.
 
-A case is inference or training, the batch, and the images' sides: inference:4x224x224.
+A case is inference or training, the batch size, height and width: inference:4x224x224.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repetitions', type=positive, default=7, help='default: %(default)s')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument(
-        '--growth', action='store_true', help='draw time and memory over pixels, instead of bars'
+        '--growth', action='store_true', help='plot time and memory over pixels, instead of bars'
     )
-    parser.add_argument('--out', default='work_dirs/benchmark', help='folder to write to')
+    parser.add_argument('--out', default='work_dirs/benchmark', help='output directory')
     args = parser.parse_args()
     try:
         args.cases = [benchmark.Case.parse(case) for case in args.cases]

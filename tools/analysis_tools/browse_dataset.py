@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Draw the training images of a config with their annotations, as its pipeline makes them.
+"""Visualize the training images of a config with their annotations, after its pipeline.
 
-The config of any task will do; the toolbox's own visualizer draws.
+It works for configs of all tasks and uses the toolbox's own visualizer.
 """
 
 import argparse
@@ -25,13 +25,15 @@ READABLE = 224  # pixels: to this shorter side images of classes are enlarged, f
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', type=Path, help='config file of any OpenMMLab toolbox')
-    parser.add_argument('--output-dir', type=Path, help='folder to write the pictures to')
-    parser.add_argument('--not-show', action='store_true', help='open no window')
+    parser.add_argument('--output-dir', type=Path, help='output directory')
+    parser.add_argument('--not-show', action='store_true', help='do not open a window')
     parser.add_argument(
-        '--show-number', type=runtime.positive, help='how many, from the first (default: all)'
+        '--show-number',
+        type=runtime.positive,
+        help='number of images, from the first (default: all)',
     )
     parser.add_argument(
-        '--show-interval', type=float, default=2, help='seconds for each picture: %(default)s'
+        '--show-interval', type=float, default=2, help='seconds per image: %(default)s'
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     return parser.parse_args()
@@ -58,7 +60,7 @@ def draw(visualizer: Visualizer, item: dict[str, Any], name: str, **where: Any) 
     Args:
         visualizer (Visualizer): The toolbox's.
         item (dict): ``inputs`` of shape (3, H, W), BGR, and ``data_samples``.
-        name (str): Of the picture.
+        name (str): Name of the image.
         **where: ``show``, ``wait_time`` and ``out_file``.
     """
     image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1].copy()

@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Draw the confusion matrix of a classifier, detector or segmentor, by its toolbox's own tool.
+"""Plot the confusion matrix of a classifier, detector or segmentor by its toolbox's own tool.
 
 What follows the config are that tool's arguments: for a classifier a checkpoint and --show-path
-FILE, for a detector the file of `tools/test.py --out` and a folder to write to. Segmentors are
+FILE, for a detector the file of `tools/test.py --out` and an output directory. Segmentors are
 tested anew: give a checkpoint and the folder.
 """
 
@@ -28,7 +28,9 @@ TOOLBOXES = 'mmpretrain', 'mmdet', 'mmseg'
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, help="the toolbox's tool's")
+    parser.add_argument(
+        'arguments', nargs=argparse.REMAINDER, help="arguments of the toolbox's tool"
+    )
     args = parser.parse_args()
     with runtime.one_sentence_errors():
         cfg = runtime.read_config_file(args.config)
@@ -56,7 +58,7 @@ def draw_segmentation(config: Path, tool: Path, arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog=f'confusion_matrix.py {config}')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('save_dir', help='folder to write to')
+    parser.add_argument('save_dir', help='output directory')
     parser.add_argument('--title', default='Normalized Confusion Matrix')
     parser.add_argument('--color-theme', default='winter')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)

@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Print the parameters and the multiply-adds of a config's model for one image.
 
-Counted are convolutions and matrix products, as in most papers; of a two-stage detector, whose work
-depends on what it finds, those of the backbone alone.
+Convolutions and matrix products are counted, as in most papers; for a two-stage detector, whose
+cost depends on the number of proposals, only those of the backbone.
 """
 
 import argparse

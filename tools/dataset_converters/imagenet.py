@@ -1,7 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Unpack ImageNet-1K (ILSVRC 2012) into folders of classes.
+"""Unpack ImageNet-1K (ILSVRC 2012) into one folder per class.
 
-Interrupted and started again, it goes on. An archive may be missing once its part is complete.
+After an interruption, start it again to continue. An archive is no longer needed once its part is
+complete.
 """
 
 from mmdmformer.datasets.converters import prepare_imagenet, run_converter

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Write COCO's JSON files for images whose objects have one mask image each.
 
-The nuclei of the 2018 Data Science Bowl are published so: <name>/images/<name>.png and
+The nuclei of the 2018 Data Science Bowl are published as <name>/images/<name>.png and
 <name>/masks/*.png. Two images in ten are for testing and one for validation, by the SHA-256 of
 their names.
 """
@@ -18,8 +18,10 @@ from mmdmformer.datasets.to_coco import masks_to_coco, split_of_name
 def main() -> None:
     """Convert as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', type=Path, help='folder that holds a folder for each image')
-    parser.add_argument('--out', type=Path, help='folder to write (default: annotations beside it)')
+    parser.add_argument('images', type=Path, help='directory with one folder per image')
+    parser.add_argument(
+        '--out', type=Path, help='output directory (default: annotations beside it)'
+    )
     parser.add_argument('--class-name', default='nucleus', help='default: %(default)s')
     args = parser.parse_args()
     out = args.out or args.images.parent / 'annotations'

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Split a folder of class folders into lists of images for training and for validation.
+"""Split a directory with one folder per class into lists of training and validation images.
 
-Each n-th image of a class, in the order of names, is for validation. mmpretrain's CustomDataset
+Every n-th image of a class, in the order of names, is for validation. mmpretrain's CustomDataset
 takes the lists as ann_file.
 """
 
@@ -17,9 +17,11 @@ from mmdmformer.engine.runtime import positive
 def main() -> None:
     """Split as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', type=Path, help='folder that holds a folder for each class')
-    parser.add_argument('--out', type=Path, help='folder to write (default: the one above)')
-    parser.add_argument('--every', type=positive, default=10, help='the n (default: %(default)s)')
+    parser.add_argument('images', type=Path, help='directory with one folder per class')
+    parser.add_argument('--out', type=Path, help='output directory (default: the one above)')
+    parser.add_argument(
+        '--every', type=positive, default=10, help='use every n-th image (default: %(default)s)'
+    )
     args = parser.parse_args()
     try:
         for split, lines in split_folders(args.images, args.every).items():

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Write the boxes of a data set in Pascal VOC's layout as COCO's JSON files, one for each list.
+"""Convert the boxes of a data set from Pascal VOC's layout to COCO's JSON files, one per list.
 
 Their numbers are those that mmdet's XMLDataset gives, which subtracts 1 from coordinates, or with
 --first-pixel 0 those of the files as they are.
@@ -17,10 +17,12 @@ from mmdmformer.datasets.to_coco import voc_to_coco
 def main() -> None:
     """Convert as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', type=Path, help='folder that holds Annotations and ImageSets/Main')
-    parser.add_argument('--classes', nargs='+', required=True, help='in the order of their labels')
+    parser.add_argument('root', type=Path, help='directory with Annotations and ImageSets/Main')
+    parser.add_argument(
+        '--classes', nargs='+', required=True, help='class names in the order of their labels'
+    )
     parser.add_argument('--splits', nargs='+', default=['train', 'val', 'test'])
-    parser.add_argument('--out', type=Path, help='folder to write (default: coco in it)')
+    parser.add_argument('--out', type=Path, help='output directory (default: coco in it)')
     parser.add_argument(
         '--first-pixel',
         type=int,

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Print a whole config: its bases merged, and what --cfg-options change."""
+"""Print a complete config, with its bases and the changes of --cfg-options."""
 
 import argparse
 from pathlib import Path

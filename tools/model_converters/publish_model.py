@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Write a checkpoint's weights for others: as .pth and .safetensors, with a hash in each name.
+"""Publish the weights of a checkpoint as .pth and .safetensors, with a hash in each name.
 
-The states of optimiser, schedules and log are left out. Everything here loads both files.
+The states of optimizer, schedules and log are removed. All tools here load both files.
 """
 
 import argparse
@@ -15,11 +15,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', help='checkpoint of a run')
-    parser.add_argument('out', help='name to write, such as dmformer-s.pth')
+    parser.add_argument('out', help='output file, such as dmformer-s.pth')
     parser.add_argument(
         '--ema',
         action=argparse.BooleanOptionalAction,
-        help='take the averaged weights, or the plain ones; needed where there are both',
+        help='use the averaged weights, or the plain ones; required if there are both',
     )
     return runtime.parse_allowing(parser)
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Convert a Swin-ACmix checkpoint of the authors' own code, for configs with SwinACmix.
 
-The result serves for testing classifiers, and as the `pretrained` of any config.
+The result can be used to test classifiers, and as the pretrained checkpoint of any config.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Convert a classifier's checkpoint between the names of mmpretrain and those of timm.
 
-Its content tells the direction. Averages of the weights (EMA) go along.
+The direction is detected from its content. Averaged weights (EMA) are converted, too.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Draw class-activation maps of several models side by side on the same images.
+"""Draw class activation maps of several models side by side on the same images.
 
-Each image is a row: the image, then for each model what it sees, with the map over it and what is
-explained under it. Classifiers explain a class; detectors the score of a box, which is drawn;
+Each row shows the image, and for each model its input, overlaid with the map, with the explained
+class below. Classifiers explain a class; detectors the score of a box, which is drawn;
 segmentors the score of a pixel, or of the region of a class.
 """
 
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--titles', nargs='+', help='one for each model (default: its config)')
     parser.add_argument(
-        '--height', type=runtime.positive, default=224, help='of an image in the picture'
+        '--height', type=runtime.positive, default=224, help='height of an image in the figure'
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='for all configs')
     parser.add_argument(

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Draw the effective receptive fields of several backbones in one figure.
+"""Plot the effective receptive fields of several backbones in one figure.
 
-Prints the sides of the squares around their centres that hold 50, 80 and 99 % of them.
+Prints the sides of the squares around their centers that contain 50, 80 and 99 % of them.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Print and plot the learning rate, momentum and weight decay of a config against iteration.
 
-Needs neither data nor a GPU: the optimiser and the schedulers that training builds are stepped
+Needs neither data nor a GPU: the optimizer and the schedulers that training builds are stepped
 without images. Data that are present are counted.
 """
 

@@ -20,7 +20,7 @@ train_pipeline = [
         magnitude_std=0.5,
         hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
     ),
-    # timm's 'pixel' mode: noise of mean 0 and deviation 1 after the normalisation
+    # timm's 'pixel' mode: noise of mean 0 and deviation 1 after the normalization
     dict(
         type='RandomErasing',
         erase_prob=0.25,

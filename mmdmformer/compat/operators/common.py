@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the families of operators share."""
+"""Common functions of the operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MMCV_PACKAGES = ('mmcv', 'mmcv-lite', 'onedl-mmcv')
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
-def cure() -> str:
+def how_to_build() -> str:
     """How to get mmcv's own operators for the installed torch."""
     packages = {d.name: d.version for d in metadata.distributions() if d.name in _MMCV_PACKAGES}
     name, version = next(iter(packages.items()), ('mmcv', None))

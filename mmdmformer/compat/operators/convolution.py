@@ -114,7 +114,7 @@ def modulated_deform_conv_forward(
             tap in pixels, y before x. Of larger ones, as DyHead gives, mmcv reads each image's
             first values, row after row, as though they had this shape; so does this.
         mask (Tensor): (B, deformable_group * kernel_h * kernel_w, H_out, W_out) factor of each tap;
-            larger ones likewise.
+            larger ones are read in the same way.
         output (Tensor): (B, C_out, H_out, W_out), overwritten.
         columns (Tensor): Not used.
         with_bias (bool): Whether ``bias`` is added.

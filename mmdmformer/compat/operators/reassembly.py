@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Content-aware upsampling (CARAFE) and point-wise spatial attention (PSA)."""
+"""Content-aware upsampling (CARAFE) and pointwise spatial attention (PSA)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _carafe(
 
 
 def psamask_forward(input: Tensor, output: Tensor, **settings) -> None:
-    """Spread each pixel's mask, which is centred on it, over the image (Zhao et al. 2018).
+    """Spread each pixel's mask, which is centered on it, over the image (Zhao et al. 2018).
 
     Args:
         input (Tensor): (B, h_mask * w_mask, H, W) mask of each pixel.

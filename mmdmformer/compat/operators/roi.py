@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .common import at_least_float32, cure, fill_gradients, torchvision_operator
+from .common import at_least_float32, fill_gradients, how_to_build, torchvision_operator
 
 __all__ = [
     'deform_roi_pool_backward',
@@ -55,7 +55,7 @@ def _roi_align(
     if pool_mode != 1:  # the average
         raise NotImplementedError(
             "mmcv operator 'roi_align' with pool_mode='max' is not available, as no working "
-            f"compiled mmcv is installed; use pool_mode='avg', or {cure()}."
+            f"compiled mmcv is installed; use pool_mode='avg', or {how_to_build()}."
         )
     x = at_least_float32(x)
     settings = (spatial_scale, aligned_height, aligned_width, *shape, sampling_ratio, aligned)

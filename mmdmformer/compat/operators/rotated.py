@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Rotated boxes: centre x, y, width, height in pixels and angle in radians, clockwise as y points
+"""Rotated boxes: center x, y, width, height in pixels and angle in radians, clockwise as y points
 down."""
 
 from __future__ import annotations
@@ -99,17 +99,17 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 
 def _corners(boxes: Tensor) -> Tensor:
     """Corners (N, 4, 2) in turn."""
-    centre, (width, height), angle = boxes[:, None, :2], boxes[:, 2:4].T, boxes[:, 4]
+    center, (width, height), angle = boxes[:, None, :2], boxes[:, 2:4].T, boxes[:, 4]
     axes = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], 1).view(-1, 2, 2)
     half = boxes.new_tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    return centre + half * torch.stack([width, height], 1)[:, None] @ axes
+    return center + half * torch.stack([width, height], 1)[:, None] @ axes
 
 
 def _within(points: Tensor, corners: Tensor) -> Tensor:
     """Whether each of (N, 4, 2) points lies in the box of the corners, border included."""
     inside = True
-    for neighbour in (1, 3):
-        side = (corners[:, neighbour] - corners[:, 0])[:, None]
+    for neighbor in (1, 3):
+        side = (corners[:, neighbor] - corners[:, 0])[:, None]
         along = ((points - corners[:, :1]) * side).sum(-1) / side.square().sum(-1)
         inside = inside & (along >= -_TOLERANCE) & (along <= 1 + _TOLERANCE)
     return inside

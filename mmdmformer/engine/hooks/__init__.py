@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Hooks that a config names, one a file."""
+"""Hooks for configs, one per file."""
 
 from .annotations import AnnotationsHook
 from .batch_size import BatchSizeHook

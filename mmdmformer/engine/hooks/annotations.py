@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Wrong annotations: told before the first step."""
+"""A check of annotations before the first step."""
 
 from __future__ import annotations
 

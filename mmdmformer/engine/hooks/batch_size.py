@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""The global batch and the learning rate that was chosen for it, in the log of a run."""
+"""Logging whether the learning rate fits the global batch size."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -9,7 +9,7 @@ from ..batch_size import describe_batch_size
 
 @HOOKS.register_module()
 class BatchSizeHook(Hook):
-    """Says how the learning rate fits the global batch, if that needs a word.
+    """Logs how the learning rate fits the global batch size, if it was chosen for another one.
 
     Examples:
         >>> default_hooks = dict(batch_size=dict(type='BatchSizeHook'))

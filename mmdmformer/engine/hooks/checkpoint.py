@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a run, of which no moment of a crash or of a full disk costs one."""
+"""Checkpoints that survive crashes and a full disk at any moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAIN = 'mIoU'  # which mmseg measures after the accuracy of all pixels
 
 
 class _KeepsFiles:
-    """A file backend that remembers what is to be removed, instead of removing it."""
+    """A file backend that collects the files to remove, instead of removing them."""
 
     def __init__(self, backend: LocalBackend) -> None:
         self.backend = backend
@@ -33,7 +33,7 @@ class _KeepsFiles:
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's hook, but no moment of a crash or of a full disk costs a checkpoint.
+    """mmengine's hook, but no crash or full disk at any moment loses a checkpoint.
 
     A local checkpoint is written under another name first, and an old one is removed only when the
     new one is safe. Within a window of ``accumulative_counts`` it holds the gradient, and the run

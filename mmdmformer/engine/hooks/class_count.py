@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Heads and data of the same classes, or no run."""
+"""A check that heads and data have the same number of classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHER_CLASSES = 'rpn_head', 'semantic_head'
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Ends a run before its first step if a head has another number of classes than the data.
+    """Stops a run before its first step if a head has another number of classes than the data.
 
     Too many outputs train in silence, and too few crash somewhere else. Compared are the
     ``num_classes`` of every head of a classifier, detector or segmentor with the ``classes`` that

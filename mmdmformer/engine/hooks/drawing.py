@@ -20,7 +20,7 @@ from ...datasets.bad_input import base_datasets
 class DrawPredictionsHook(Hook):
     """Draws the predictions of every test image onto the image.
 
-    Pictures are laid out in folders as the images are, so that equal names do not overwrite each
+    Drawings are stored in directories as the images are, so that equal names do not overwrite each
     other, and the first of several processes draws for all. The toolboxes' own hooks do neither.
 
     Args:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Losses, gradients and weights that are not finite: reported, and kept out of the weights."""
+"""Detection of losses, gradients and weights that are not finite."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ACTIONS = ('stop', 'skip')
 
 
 class NonFiniteError(Exception):
-    """Training diverged; the message is one sentence that says where."""
+    """Training diverged; the message says in one sentence where."""
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Leaves out every step whose gradients are not finite, and says what was wrong.
+    """Skips every step whose gradients are not finite, and reports what was wrong.
 
     The weights never take such a step. What happens next is chosen: the run stops, or goes on with
     the next batch, buffers such as those of batch norm being as before. In mixed precision a
@@ -58,7 +58,7 @@ class NonFiniteHook(Hook):
         self._scale: float | None = None
 
     def before_train(self, runner) -> None:
-        """Watch the optimiser."""
+        """Watch the optimizer."""
         self._scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if self._scaler is not None:
             self._scale = self._scaler.get_scale()
@@ -73,7 +73,7 @@ class NonFiniteHook(Hook):
             return
         self._bad_gradients = [id(p) for p in learned if not p.grad.isfinite().all()]
         for p in learned:
-            p.grad = None  # an optimiser passes over what has no gradient
+            p.grad = None  # an optimizer passes over what has no gradient
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Remember the buffers."""

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Batch norm statistics that are the same in all processes, and so in what they save."""
+"""Batch norm statistics that are the same in all processes and in their checkpoints."""
 
 from __future__ import annotations
 

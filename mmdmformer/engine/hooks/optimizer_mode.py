@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Optimizers that train with other weights than those they are evaluated with."""
+"""Optimizers with different weights for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..runner_parts import optim_wrappers
 
 @HOOKS.register_module()
 class OptimizerModeHook(Hook):
-    """Switches optimizers that have a training and an evaluation mode, as schedule-free ones have.
+    """Switches the mode of optimizers for training and evaluation, as schedule-free ones need.
 
     Their weights are those of training only within an iteration. So the weights that are validated,
     averaged, saved and tested are those of evaluation, whenever that happens, and a resumed run

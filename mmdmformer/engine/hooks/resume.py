@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Going on: from the newest intact checkpoint, on the schedule that the config says."""
+"""Resuming from the newest intact checkpoint, with the schedule of the config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Lets a run that is resumed go on from the newest intact checkpoint of its work folder.
+    """Resumes a run from the newest intact checkpoint in its work directory.
 
     A checkpoint that is named is compared with its checksums, and refused if it is damaged. If
     the config's schedule is not the one that the checkpoint was trained on (more epochs, another

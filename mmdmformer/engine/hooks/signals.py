@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""A scheduler's warning: save a checkpoint, and end with the code that asks to be started again."""
+"""Handling of a scheduler's signal: save a checkpoint, and exit with a code for a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _held = threading.local()  # a mask of signals belongs to a thread
 
 
 class Interrupted(SystemExit):
-    """Training ended early, as a signal asked; the process ends with :data:`EXIT_CODE`."""
+    """Training was ended by a signal; the process exits with :data:`EXIT_CODE`."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_CODE)
@@ -35,7 +35,7 @@ class Interrupted(SystemExit):
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """On SIGTERM or SIGUSR1 saves a checkpoint after the current iteration, and ends training.
+    """Saves a checkpoint and ends training after the current iteration on SIGTERM or SIGUSR1.
 
     A signal to one process ends all of a distributed run at the same iteration, which is the last
     of a window of ``accumulative_counts``. During validation the run ends at once if the last

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class AverageUnderTTAHook(Hook):
-    """Lets EMAHook find its average where test-time augmentation wraps the model.
+    """Makes EMAHook use averaged weights if test-time augmentation wraps the model.
 
     mmpretrain's hook (1.2) looks for it under the names of the wrapped model, finds none, and tests
     weights that were never trained. The average is what a checkpoint's ``state_dict`` holds, from

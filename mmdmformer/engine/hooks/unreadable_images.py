@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Images that cannot be read: replaced in training up to a share, and named."""
+"""Handling of unreadable images: replaced in training up to a limit, and reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..runner_parts import built_dataloaders
 
 @HOOKS.register_module()
 class UnreadableImagesHook(Hook):
-    """Replaces unreadable training images by others, and names every file that cannot be used.
+    """Replaces unreadable training images by others, and reports every unusable file.
 
     An unreadable training image is written into the log and replaced as mmengine's data sets do
     (``max_refetch``), until there are more than the limit. Any other file that cannot be used,

@@ -29,7 +29,7 @@ def in1k_100e(arch: str, course: Course) -> Recipe:
         course=course,
         arch=arch,
         drop_path_rate=None,
-        spared=RATES,
+        undecayed=RATES,
         augmentation='plain',
     )
 
@@ -42,8 +42,8 @@ def in1k_pvt(arch: str, drop_path_rate: float, clip_grad: dict | None = None) ->
         course=imagenet(300, 5, 1e-3, 1e-6, 1e-5),
         arch=arch,
         drop_path_rate=drop_path_rate,
-        spares_norms=True,
-        spared=PVT,
+        norms_undecayed=True,
+        undecayed=PVT,
         clip_grad=clip_grad,
         repeated_augmentation=True,
         head_std=0.02,
@@ -58,7 +58,7 @@ def retinanet_sgd(arch: str) -> Recipe:
         course=coco(12, (8, 11), 0.01),
         arch=arch,
         drop_path_rate=None,
-        spared=RATES,
+        undecayed=RATES,
     )
 
 
@@ -70,7 +70,7 @@ def retinanet_pvt(epochs: int, course: Course) -> Recipe:
         course=course,
         arch='tiny',
         drop_path_rate=0.1,
-        spared=RATES,
+        undecayed=RATES,
         multi_scale=epochs == 36,
     )
 
@@ -83,8 +83,8 @@ RCNN_SWIN = Recipe(
     course=COCO_3X,
     arch='tiny',
     drop_path_rate=0.2,
-    spares_norms=True,
-    spared=SWIN,
+    norms_undecayed=True,
+    undecayed=SWIN,
     multi_scale=True,
 )
 
@@ -158,8 +158,8 @@ FAMILY = Family(
             course=imagenet(300, 20, 1e-3, 1e-6, 1e-5),
             arch='tiny',
             drop_path_rate=0.2,
-            spares_norms=True,
-            spared=rf'.*\.bias|{SWIN}',
+            norms_undecayed=True,
+            undecayed=rf'.*\.bias|{SWIN}',
             clip_grad=dict(max_norm=5.0),
             head_std=0.02,
         ),
@@ -176,7 +176,7 @@ FAMILY = Family(
             course=semantic_fpn(batch=32),
             arch='tiny',
             drop_path_rate=0.1,
-            spared=RATES,
+            undecayed=RATES,
         ),
         'swin-acmix-t_upernet_8xb2-160k_ade20k-512x512': Recipe(
             optimizer=adamw(6e-5, 0.01),
@@ -185,8 +185,8 @@ FAMILY = Family(
             course=upernet(),
             arch='tiny',
             drop_path_rate=0.3,
-            spares_norms=True,
-            spared=SWIN,
+            norms_undecayed=True,
+            undecayed=SWIN,
         ),
     },
     variants=(
@@ -213,7 +213,7 @@ FAMILY = Family(
         'SwinACmix': {'backbone.patch_embed.norm.weight', 'backbone.norm3.bias'},
         'ConvSwin': {'backbone.patch_embed.norm.weight', 'backbone.norm3.bias'},
     },
-    with_mini_leaf={
+    with_mini_config={
         'resnet-acmix-50_8xb32_in1k',
         'san-acmix-19_8xb32_in1k',
         'pvt-acmix-t_8xb128_in1k',

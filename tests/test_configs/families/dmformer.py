@@ -73,8 +73,8 @@ FAMILY = Family(
             arch='small',
             drop_path_rate=0.2,
             test_side=248,
-            spares_norms=True,
-            spared=r'.*(\.bias|\.layer_scale_\w+)',
+            norms_undecayed=True,
+            undecayed=r'.*(\.bias|\.layer_scale_\w+)',
         ),
         'retinanet_dmformer-s_fpn_8xb2-1x_coco': COCO,
         'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco': COCO,
@@ -93,7 +93,7 @@ FAMILY = Family(
             course=upernet(),
             arch='small',
             drop_path_rate=0.3,
-            spares_norms=True,
+            norms_undecayed=True,
         ),
     },
     variants=(
@@ -107,7 +107,7 @@ FAMILY = Family(
     ),
     nano={'DMFormer': 859_824},
     norms={'DMFormer': {'backbone.stages.3.norm.weight', 'backbone.stem.1.bias'}},
-    with_mini_leaf={
+    with_mini_config={
         'dmformer-s_8xb128_in1k',
         'retinanet_dmformer-s_fpn_8xb2-1x_coco',
         'mask-rcnn_dmformer-s_fpn_8xb2-1x_coco',

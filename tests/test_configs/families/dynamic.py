@@ -23,8 +23,8 @@ def classifier(arch: str, drop_path_rate: float, averaged: bool) -> Recipe:
         course=imagenet(300, 20, 1e-3, 1e-6, 1e-5),
         arch=arch,
         drop_path_rate=drop_path_rate,
-        spares_norms=True,
-        spared=rf'{TABLE}|.*(\.bias|\.cls_token|pos_embed)',
+        norms_undecayed=True,
+        undecayed=rf'{TABLE}|.*(\.bias|\.cls_token|pos_embed)',
         clip_grad=dict(max_norm=5.0),
         repeated_augmentation=averaged,
         ema=averaged,
@@ -95,7 +95,7 @@ FAMILY = Family(
             course=coco(12, (8, 11), 1e-4),
             arch='tiny',
             drop_path_rate=0.2,
-            spared=TABLE,
+            undecayed=TABLE,
         ),
         'dynamic-swin-t-depthwise_upernet_8xb2-160k_ade20k-512x512': Recipe(
             optimizer=adamw(6e-5, 0.01),
@@ -104,8 +104,8 @@ FAMILY = Family(
             course=upernet(),
             arch='tiny',
             drop_path_rate=0.3,
-            spares_norms=True,
-            spared=TABLE,
+            norms_undecayed=True,
+            undecayed=TABLE,
         ),
     },
     variants=(
@@ -123,7 +123,7 @@ FAMILY = Family(
         'DynamicViT': {'backbone.layers.3.ln2.bias', 'backbone.ln1.weight'},
         'DynamicSwin': {'backbone.norm3.weight', 'backbone.stages.3.blocks.1.norm2.bias'},
     },
-    with_mini_leaf={'dynamic-deit-s_8xb128_in1k', 'dynamic-swin-t_8xb128_in1k'},
+    with_mini_config={'dynamic-deit-s_8xb128_in1k', 'dynamic-swin-t_8xb128_in1k'},
     # Swin's last maps are smaller than a window below 224 pixels, and affine layer norms of maps
     # hold as many numbers as there are keys.
     full_size={

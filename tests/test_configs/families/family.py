@@ -8,17 +8,17 @@ from .courses import Course
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a main leaf must hold. Its variants and its mini leaf inherit it.
+    """What a main config must hold. Its variants and its mini config inherit it.
 
     Attributes:
-        optimizer (dict): The optimiser with its settings, as the config names them.
+        optimizer (dict): The optimizer with its settings, as the config names them.
         batch (int): Images in a step on 8 GPUs.
         length (dict): ``max_epochs`` or ``max_iters``.
         course (Course): The learning rate.
         arch (str): Architecture of the backbone.
         drop_path_rate (float | None): Stochastic depth; None if the network has none.
-        spares_norms (bool): Whether parameters of norm layers have no weight decay.
-        spared (str): Matches the names of the other parameters without weight decay.
+        norms_undecayed (bool): Whether parameters of norm layers have no weight decay.
+        undecayed (str): Matches the names of the other parameters without weight decay.
         clip_grad (dict | None): Clipping of gradients.
         augmentation (str): ``'strong'`` is that of the 300-epoch recipes, ``'plain'`` crops and
             mirrors; for classifiers.
@@ -36,8 +36,8 @@ class Recipe:
     course: Course
     arch: str
     drop_path_rate: float | None
-    spares_norms: bool = False
-    spared: str = '(?!)'
+    norms_undecayed: bool = False
+    undecayed: str = '(?!)'
     clip_grad: dict | None = None
     augmentation: str = 'strong'
     test_side: int = 256
@@ -52,19 +52,19 @@ class Family:
     """A folder of configs.
 
     Attributes:
-        experiments (dict[str, tuple[str, ...]]): Names of the leaves with a gap ``{}``, and what
+        experiments (dict[str, tuple[str, ...]]): Names of the configs with a gap ``{}``, and what
             fills it.
-        parameters (dict[str, int]): Number of parameters of each leaf.
-        recipes (dict[str, Recipe]): The main leaves. All others are variants of one of them.
+        parameters (dict[str, int]): Number of parameters of each config.
+        recipes (dict[str, Recipe]): The main configs. All others are variants of one of them.
         variants (tuple[set[str], ...]): Settings of the backbone that a variant may change
             together.
         nano (dict[str, int]): Number of parameters of the nano backbone of each type, and of mini
-            leaves where it is another.
+            configs where it is another.
         norms (dict[str, set[str]]): Some parameters of norm layers of each type of backbone.
-        with_mini_leaf (set[str]): Main leaves of which there is one on the built-in data.
-        deeper (set[str]): Leaves that only repeat the blocks of their sibling more often, so that
+        with_mini_config (set[str]): Main configs of which there is one on the built-in data.
+        deeper (set[str]): Configs that only repeat the blocks of their sibling more often, so that
             a step of training would show nothing new.
-        full_size (set[str]): ImageNet leaves whose networks take images of 224 pixels alone.
+        full_size (set[str]): ImageNet configs whose networks take images of 224 pixels alone.
     """
 
     experiments: dict[str, tuple[str, ...]]
@@ -73,6 +73,6 @@ class Family:
     variants: tuple[set[str], ...]
     nano: dict[str, int]
     norms: dict[str, set[str]]
-    with_mini_leaf: set[str]
+    with_mini_config: set[str]
     deeper: set[str] = field(default_factory=set)
     full_size: set[str] = field(default_factory=set)

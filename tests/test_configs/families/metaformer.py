@@ -45,11 +45,11 @@ FAMILY = Family(
         'metaformer-s-dma_8xb128_in1k': replace(
             DMFORMER,
             arch=ARCH,
-            spared=rf'{DMFORMER.spared}|.*\.(relative_position_bias_table|rates\.(alpha|beta))',
+            undecayed=rf'{DMFORMER.undecayed}|.*\.(relative_position_bias_table|rates\.(alpha|beta))',
         )
     },
     variants=({'type', 'arch'}, {'type'}, {'type', 'arch', 'activation'}),
     nano={f'metaformer-nano-{name}_mini-imagenet': size for name, size in NANO.items()},
     norms={'MetaFormer': {'backbone.stages.3.norm.weight', 'backbone.stem.1.bias'}},
-    with_mini_leaf=set(),
+    with_mini_config=set(),
 )

@@ -1,5 +1,5 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""Every cure of docs/troubleshooting.md is tried by a test."""
+"""Every fix of docs/troubleshooting.md is tried by a test."""
 
 import re
 import subprocess
@@ -13,8 +13,8 @@ from mmdmformer import test as test_entry
 from mmdmformer import train as train_entry
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = 'test_packaging/test_docs_cures.py'
-CURES = {
+HERE = 'test_packaging/test_docs_fixes.py'
+FIXES = {
     "`No module named 'mmcv._ext'`": 'test_plugin/test_stock_configs.py::'
     'test_stock_tool_tests_our_config_and_refuses_code',
     "`No module named 'pkg_resources'`": 'test_compat/test_packages.py::'
@@ -41,14 +41,15 @@ CURES = {
     'test_training_writes_checkpoints_and_obeys_the_options',
     'NaN': 'test_reliability/test_finite.py::'
     'test_run_stops_with_the_names_and_keeps_its_checkpoint',
-    'Slow dilated depth-wise convolutions': 'test_benchmarks/test_operator_benchmark.py::'
+    'Slow dilated depthwise convolutions': 'test_benchmarks/test_operator_benchmark.py::'
     'test_operator_is_faster_than_three_convolutions',
     'Parameter counts that differ from the paper': 'test_benchmarks/test_paper_table.py::'
     'test_sizes_and_tables_are_up_to_date',
     'Results without training': 'test_checkpoints/test_pretrained.py::test_no_checkpoint_is_said',
-    'Sides that are no multiples of 32': 'test_backbones/test_contract.py::test_any_image_size',
+    'Height or width that is no multiple of 32': 'test_backbones/test_contract.py::'
+    'test_any_image_size',
     'ONNX export of custom operators': 'test_deploy/test_export.py::test_onnx',
-    "Somebody's home directory in a config": 'test_configs/test_config_files.py::'
+    'Absolute paths in a config': 'test_configs/test_config_files.py::'
     'test_paths_are_relative_and_the_data_are_where_the_toolboxes_expect_them',
     'Images or annotations that cannot be read': 'test_datasets/test_bad_input.py::'
     'test_training_goes_on_and_logs_what_it_replaced',
@@ -58,12 +59,12 @@ CURES = {
 def test_each_complaint_has_its_test():
     page = (ROOT / 'docs/troubleshooting.md').read_text()
     complaints = re.findall(r'^\*\*(.+?)\.?\*\*', page, re.M)
-    assert sorted(complaints) == sorted(CURES)
+    assert sorted(complaints) == sorted(FIXES)
 
 
-@pytest.mark.parametrize('complaint', CURES)
+@pytest.mark.parametrize('complaint', FIXES)
 def test_the_test_is_there(complaint):
-    path, _, name = CURES[complaint].partition('::')
+    path, _, name = FIXES[complaint].partition('::')
     assert re.search(rf'^def {name}\(', (ROOT / 'tests' / path).read_text(), re.M)
 
 

@@ -40,7 +40,7 @@ from mmdmformer.engine.model import build_model
 from small_settings import settings
 
 from . import Outcome, fault
-from .cases import Loss, run_cases
+from .cases import Failure, run_cases
 from .mini_runs import CONFIGS, make_data
 
 
@@ -77,7 +77,7 @@ def write_malicious(path: Path, mark: Path, rng: np.random.Generator) -> None:
 
 
 @fault(
-    'Trust',
+    'Security',
     'Checkpoints that bring code',
     how='in three forms, by each way in: load_from, --resume, Pretrained, CheckedPretrained, the '
     'test entry, the converters, a URL, publishing, exports, pictures, get_model',
@@ -98,9 +98,9 @@ def _load(folder: Path, rng: np.random.Generator) -> str:
     finally:
         if mark.exists():
             mark.rmdir()
-            raise Loss(f'{name} runs the code')
+            raise Failure(f'{name} runs the code')
     if f"Refused to load checkpoint '{file}', which would run code" not in message:
-        raise Loss(f'{name} says {message[-300:]}')
+        raise Failure(f'{name} says {message[-300:]}')
     return 'refused with its name'
 
 
@@ -121,10 +121,10 @@ def _run(main: Callable, *args: str) -> str:
         except SystemExit as exit:
             if exit.code == 2:
                 return stderr.getvalue()
-    raise Loss(f'it goes on: {stderr.getvalue()[-300:]}')
+    raise Failure(f'it goes on: {stderr.getvalue()[-300:]}')
 
 
-def _initialise(kind: str, folder: Path, file: Path) -> str:
+def _initialize(kind: str, folder: Path, file: Path) -> str:
     place = 'model.backbone.init_cfg'
     return _run(train.main, *_config(folder), f'{place}.type={kind}', f'{place}.checkpoint={file}')
 
@@ -160,14 +160,14 @@ def _told(load: Callable, *args: Any) -> str:
         load(*args)
     except CheckpointError as error:
         return str(error)
-    raise Loss('it is loaded')
+    raise Failure('it is loaded')
 
 
 _WAYS_IN = dict(
     load_from=lambda folder, file: _run(train.main, *_config(folder), f'load_from={file}'),
     resume=lambda folder, file: _run(train.main, *_config(folder), '--resume', str(file)),
-    pretrained=partial(_initialise, 'Pretrained'),
-    checked=partial(_initialise, 'CheckedPretrained'),
+    pretrained=partial(_initialize, 'Pretrained'),
+    checked=partial(_initialize, 'CheckedPretrained'),
     test=lambda folder, file: _run(test.main, _config(folder)[0], str(file), *_config(folder)[1:]),
     fold=_fold,
     publish=lambda folder, file: _told(publish, str(file), folder / 'out.pth'),
@@ -188,7 +188,7 @@ _WAYS_IN = dict(
 
 
 @fault(
-    'Trust',
+    'Security',
     'Archives that lead out of their folder',
     how='zip and tar with ../, absolute paths, backslashes, links, devices, also below folders',
     times=200,
@@ -219,15 +219,15 @@ def _unpack(folder: Path, rng: np.random.Generator) -> str:
             unpack(archive, found, out)
     except ArchiveError as error:
         if not evil or str(archive) not in str(error):
-            raise Loss(f'{[name for name, _, _ in members]}: {error}') from error
+            raise Failure(f'{[name for name, _, _ in members]}: {error}') from error
         what = 'refused with its name'
     else:
         if evil:
-            raise Loss(f'{[name for name, _, _ in members]} is unpacked')
+            raise Failure(f'{[name for name, _, _ in members]} is unpacked')
         what = 'no fault put in: unpacked'
     written = [path for path in (Path('/evil'), *folder.rglob('*evil*')) if path.exists()]
     if written or (evil and out.exists()):
-        raise Loss(f'{written or out} is written')
+        raise Failure(f'{written or out} is written')
     shutil.rmtree(out, ignore_errors=True)
     return what
 
