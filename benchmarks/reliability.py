@@ -107,6 +107,7 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
         cells = [
             f'{each.group}: {each.name}{of}',
             each.how,
+            record['date'],
             f'{record["times"]:,}',
             happened,
             failures,
