@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import date
 from itertools import product
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def measure(
             counts.update(outcome.counts)
             record.update(counts=dict(counts), lost=record['lost'] + outcome.failures)
             record['times'] += times
+            record['date'] = date.today().isoformat()
             results.parent.mkdir(parents=True, exist_ok=True)
             partial = results.with_suffix('.partial')
             partial.write_text(json.dumps(found, indent=1) + '\n')
@@ -84,7 +86,7 @@ def read_results(path: Path) -> dict[str, dict]:
 
 
 def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
-    """The table in Markdown.
+    """The table in Markdown, with the date of each row's last fault.
 
     Args:
         faults (Iterable[Fault]): The rows.
@@ -93,7 +95,8 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
     Returns:
         str: A line for each fault that was injected.
     """
-    lines = ['| fault | how it is injected | times | what happened | failures |', '|-|-|-:|-|-:|']
+    lines = ['| fault | how it is injected | date | times | what happened | failures |']
+    lines.append('|-|-|-|-:|-|-:|')
     for each, of in product(faults, ('', FORKS)):
         record = results.get(each.name + of)
         if not record or not record['times']:
@@ -104,6 +107,7 @@ def make_table(faults: Iterable[Fault], results: dict[str, dict]) -> str:
         cells = [
             f'{each.group}: {each.name}{of}',
             each.how,
+            record['date'],
             f'{record["times"]:,}',
             happened,
             failures,
