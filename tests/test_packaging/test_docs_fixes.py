@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 import mmdmformer
 from mmdmformer import test as test_entry
@@ -86,3 +87,16 @@ def test_folder_above_the_checkout(tmp_path):
     result = subprocess.run(command, cwd=tmp_path / 'above', capture_output=True, text=True)
     assert "cannot import name 'DMFormer' from 'mmdmformer' (unknown location)" in result.stderr
     assert subprocess.run(command, cwd=tmp_path).returncode == 0
+
+
+def test_imports_of_ones_own_replace_those_of_the_base(tmp_path):
+    """So that the page says what to keep."""
+    base = ROOT / 'configs/dmformer/dmformer-s_8xb128_in1k.py'
+    own = "custom_imports = dict(imports=['json'])"
+    (tmp_path / 'own.py').write_text(f'_base_ = {str(base)!r}\n{own}\n')
+    bases, mine = (Config.fromfile(path).custom_imports for path in (base, tmp_path / 'own.py'))
+    assert (bases.imports, mine.imports) == (['mmdmformer.prepared'], ['json'])
+    assert (
+        "imports=['mmdmformer.prepared', 'my_package']"
+        in (ROOT / 'docs/troubleshooting.md').read_text()
+    )
