@@ -1,8 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """From pictures to the answer of an exported network, whatever runs it."""
 
+import argparse
 import json
-import sys
 from functools import reduce
 
 import cv2
@@ -50,6 +50,8 @@ def predict(about, run, files):  # boxes, scores and labels; scores of classes; 
 
 
 def main(read):
-    file, *pictures = sys.argv[1:] or sys.exit('give an exported file, and pictures after it')
+    parser = argparse.ArgumentParser(description='What an exported file predicts for pictures.')
+    parser.add_argument('files', nargs='+', help='the exported file, and pictures after it')
+    file, *pictures = parser.parse_args().files
     about, run = read(file)
     print(about.get('classes'), *predict(about, run, pictures), sep='\n')

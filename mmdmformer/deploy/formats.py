@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..engine.errors import UsageError
-from . import onnx_export, openvino_export, torch_export
+from . import ncnn_export, onnx_export, openvino_export, torch_export
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ FORMATS = {
         beside=['.bin'],
         note='compared in float32, which OpenVINO must be told on CPUs with bfloat16: '
         "compile_model(..., 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}).",
+    ),
+    '.param': Format(
+        ncnn_export.export,
+        ncnn_export.load,
+        'ncnn',
+        beside=['.bin', '.json'],
+        note='ncnn takes one picture at a time, and was compared so, in float32: load with '
+        'opt.use_fp16_packed, use_fp16_storage and use_fp16_arithmetic off.',
     ),
     '.pt2': Format(torch_export.export, torch_export.load, 'torch.export'),
     '.pt': Format(torch_export.export, torch_export.load, 'TorchScript'),

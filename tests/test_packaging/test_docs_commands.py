@@ -48,9 +48,11 @@ RUN_BY = {
     'demo/image_demo.py --out-dir': DEMO,
     'demo/image_demo.py --gallery': DEMO,
     **dict.fromkeys(
-        ['demo/onnx_demo.py', 'demo/openvino_demo.py'],
+        [f'demo/{name}_demo.py' for name in ('onnx', 'openvino', 'ncnn')],
         'test_demo/test_exported_demo.py::test_file_says_the_way_from_picture_to_boxes',
     ),
+    'tools/deploy/export.py model.data_preprocessor.pad_size_divisor=': 'test_clients/'
+    'test_runtimes.py::test_runtime',
     'pip install': 'test_packaging/test_wheel.py::test_wheel_works_away_from_the_checkout',
     'tools/train.py': f'{HERE}::test_first_run',
     'tools/train.py --amp': f'{TRAIN_TEST}::test_mixed_precision_without_gpu_is_refused',

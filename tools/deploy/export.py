@@ -1,9 +1,9 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Export a model, for any batch and any sides, and compare it with its toolbox's predictions.
 
-The name of the file says the format: .onnx, .xml (OpenVINO), .pt2 (torch.export) or .pt
-(TorchScript). Classifiers, RetinaNet with or without post-processing, segmentors with FPNHead or
-UPerHead, and the backbone of any model. Norms are folded where the backbone can.
+The name of the file says the format: .onnx, .xml (OpenVINO), .param (ncnn), .pt2 (torch.export)
+or .pt (TorchScript). Classifiers, RetinaNet with or without post-processing, segmentors with
+FPNHead or UPerHead, and the backbone of any model. Norms are folded where the backbone can.
 docs/deployment.md names inputs and outputs.
 """
 
