@@ -15,7 +15,7 @@ ifeq ($(filter openmmlab onedl,$(STACK)),)
 $(error STACK is '$(STACK)': it can be openmmlab or onedl)
 endif
 
-.PHONY: help setup test test-all pythons clients backends sisters lint format demo demo-all demo-classification docs figures lock clean
+.PHONY: help setup test test-all pythons clients runtimes backends sisters lint format demo demo-all demo-classification docs figures lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -46,6 +46,11 @@ clients: setup  ## try other people's tools on our networks, in an environment o
 	@$(call on_top,clients)
 	@$(call pip_on_top,clients) -r requirements/clients.txt
 	$(call PYTEST_ON_TOP,clients) tests/test_clients $(ARGS)
+
+runtimes: setup  ## try the runtimes that networks are exported for, in such an environment
+	@$(call on_top,runtimes)
+	@$(call pip_on_top,runtimes) -r requirements/runtimes.txt
+	$(call PYTEST_ON_TOP,runtimes) tests/test_clients/test_runtimes.py tests/test_demo/test_exported_demo.py $(ARGS)
 
 backends: setup  ## try the places that runs can be logged to, in such an environment
 	@$(call on_top,backends)

@@ -77,6 +77,7 @@ setup(
         'tests': requirements('requirements/tests.txt'),
         'optional': requirements('requirements/optional.txt'),
         'clients': requirements('requirements/clients.txt'),
+        'runtimes': requirements('requirements/runtimes.txt'),
     },
     cmdclass={'build_py': BuildPy},
     zip_safe=False,

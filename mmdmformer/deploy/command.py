@@ -1,11 +1,10 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
-"""What the two export tools share: arguments, the network, and the comparison afterwards."""
+"""The export command: arguments, the network, and the comparison afterwards."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,16 +12,16 @@ import torch
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
 from . import verify
+from .formats import FORMATS, format_of
 from .metadata import describe, notes
-from .networks import Network, build_network
+from .networks import build_network
 
 
-def parser(description: str, out: str) -> argparse.ArgumentParser:
-    """Make the parser of an export tool.
+def parser(description: str) -> argparse.ArgumentParser:
+    """Make the parser of the export tool.
 
     Args:
         description (str): What the tool does.
-        out (str): What it writes.
 
     Returns:
         argparse.ArgumentParser: The parser.
@@ -32,7 +31,7 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
     )
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='its checkpoint, .pth or .safetensors')
-    parser.add_argument('out', help=out)
+    parser.add_argument('out', help=f'file to write: {", ".join(FORMATS)}')
     parser.add_argument(
         '--backbone', action='store_true', help="the backbone alone: its four stages' maps"
     )
@@ -76,19 +75,11 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run(
-    args: argparse.Namespace,
-    export: Callable[[Network, Path, dict], None],
-    load: Callable[[Path], verify.Run],
-    runtime_name: str,
-) -> None:
+def run(args: argparse.Namespace) -> None:
     """Export, compare with the toolbox's own predictions, and time beside PyTorch.
 
     Args:
         args (argparse.Namespace): Arguments of :func:`parser`.
-        export (Callable): Writes a network to a file, with metadata.
-        load (Callable): Loads the file.
-        runtime_name (str): What runs it.
 
     Raises:
         runtime.UsageError: If the model cannot be exported, or what was
@@ -99,6 +90,7 @@ def run(
     files = args.images or verify.pictures_of_test(cfg)
     out = Path(args.out)
     partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
+    form = format_of(out)
     try:
         options = dict(backbone_only=args.backbone, raw=args.raw)
         predict = verify.toolbox_model(cfg, args.checkpoint, **options)
@@ -106,25 +98,28 @@ def run(
         photographs = verify.read_photographs(files, cfg, network.in_channels)
         print(f'exporting {type(network).__name__} ...', flush=True)
         about = describe(cfg, network)
-        for note in notes(about):
+        for note in [*notes(about), *([form.note] if form.note else [])]:
             print(f'note: {note}')
-        export(network, partial, about)
-        loaded = load(partial)
+        form.export(network, partial, about)
+        loaded = form.load(partial)
         for comparison in verify.compare(
             predict, network, loaded, args.sizes, args.batches, photographs, args.tolerance
         ):
             print(comparison, flush=True)
-        os.replace(partial, out)
+        for written, kept in zip(form.files(partial), form.files(out), strict=True):
+            os.replace(written, kept)
     except (ValueError, ImportError, verify.ExportError) as error:
         raise runtime.UsageError(f'{error} Nothing was written.') from error
     finally:
-        partial.unlink(missing_ok=True)
-    print(f'wrote {out}, {out.stat().st_size / 1e6:.1f} MB')
+        for written in form.files(partial):
+            written.unlink(missing_ok=True)
+    size = sum(file.stat().st_size for file in form.files(out))
+    print(f'wrote {" and ".join(file.name for file in form.files(out))}, {size / 1e6:.1f} MB')
     shape = (args.batches[0], network.in_channels, *args.sizes[0])
     seconds = verify.time_beside(network, loaded, shape, args.repetitions)
     milliseconds = [f'{1e3 * s:.1f} ms' for s in seconds]
     print(
-        f'{"x".join(map(str, shape))}: PyTorch {milliseconds[0]}, {runtime_name} '
+        f'{"x".join(map(str, shape))}: PyTorch {milliseconds[0]}, {form.runtime} '
         f'{milliseconds[1]} (median of {args.repetitions}, {torch.get_num_threads()} threads)'
     )
 

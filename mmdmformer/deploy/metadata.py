@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What an exported file says of itself: all that it takes from a picture to the answer."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -45,7 +47,7 @@ def describe(cfg: Config, network: Network) -> dict[str, Any]:
     if 'sizes' in network.input_names:
         about['inputs']['sizes'] = (
             'height and width of each picture within the batch, to which its boxes are clipped, '
-            'int64, of shape (batch, 2); pictures fill the batch where it is left out'
+            'int64, of shape (batch, 2); where it may be left out, pictures fill the batch then'
         )
     return about if network.classes is None else dict(about, classes=list(network.classes))
 
@@ -77,6 +79,22 @@ def _describe_step(name: str, step: dict[str, Any]) -> dict[str, Any]:
     if settings.get('scale', 0) is None:  # by factors instead
         settings = {}
     return dict(type=name, **settings)
+
+
+def as_texts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Express a description as texts, for files that hold nothing else.
+
+    Args:
+        about (Mapping): Texts, or what JSON can express.
+
+    Returns:
+        dict[str, str]: Texts as they are, everything else as JSON.
+
+    Examples:
+        >>> as_texts(dict(task='detection', classes=['a']))
+        {'task': 'detection', 'classes': '["a"]'}
+    """
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
 
 
 def notes(about: dict[str, Any]) -> list[str]:

@@ -205,17 +205,24 @@ class Segmentor(Network):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images of shape (B, C, H, W) to (B, classes, H, W) and (B, H, W)."""
+        logits = self.logits(images)
+        return logits, self.labels(logits)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Map images of shape (B, C, H, W) to (B, classes, H, W)."""
         height, width = images.shape[2:]
         padded = self.prepare(images)
         logits = self.head(self.neck(self.backbone(padded)))
         logits = F.interpolate(
             logits, padded.shape[2:], mode='bilinear', align_corners=self.head.align_corners
         )
-        if self.divisor != 1:
-            logits = logits[..., :height, :width]
+        return logits if self.divisor == 1 else logits[..., :height, :width]
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """Choose the class of each pixel, of shape (B, H, W)."""
         if self.head.out_channels == 1:  # two classes, told apart by a threshold
-            return logits, (logits.sigmoid() > self.head.threshold)[:, 0].long()
-        return logits, logits.argmax(1)
+            return (logits.sigmoid() > self.head.threshold)[:, 0].long()
+        return logits.argmax(1)
 
     def describe_outputs(self) -> dict[str, str]:
         """Logits and labels at the size of the input."""
@@ -234,8 +241,11 @@ class Segmentor(Network):
         return dict(about, threshold=math.log(score / (1 - score)), threshold_of='logits')
 
     def results(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The logits, or the scores of a single channel, and the labels."""
-        logits, labels = outputs
+        """The logits, or the scores of a single channel, and the labels.
+
+        A runtime that cannot choose the class of a pixel gives the logits alone.
+        """
+        logits, labels = outputs if len(outputs) > 1 else (outputs[0], self.labels(outputs[0]))
         return logits.sigmoid() if self.head.out_channels == 1 else logits, labels
 
     @staticmethod

@@ -2,7 +2,6 @@
 """Networks as ONNX files, for any batch and any sides."""
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -15,20 +14,12 @@ from torch import Tensor
 
 from ..checkpoints import DurableLocalBackend
 from ..ops import dwconv_backend
+from .metadata import as_texts
 from .networks import Network
+from .packages import need
 
 INPUT, SIZES = 'images', 'sizes'
 OPSET = 17  # of ONNX 1.12, of 2022
-_MISSING = 'pip install -r requirements/optional.txt, or the extra mmdmformer[optional].'
-
-
-def check_installed() -> None:
-    """Raise an ImportError, with the cure, if a package that export needs is missing."""
-    for package in ('onnx', 'onnxruntime'):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise ImportError(f'{package} is needed and not installed: {_MISSING}') from error
 
 
 def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -42,13 +33,28 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
 
     Raises:
         ImportError: If a package is missing.
-        ValueError: If the file's name does not end in .onnx.
     """
-    if Path(out).suffix != '.onnx':
-        raise ValueError(f'the name of the file must end in .onnx, not in {Path(out).suffix!r}.')
-    check_installed()
-    import onnx
+    model = build_onnx(network)
+    if SIZES in network.input_names:  # optional: pictures fill the batch
+        no_limit = np.full((1, 2), np.iinfo(np.int64).max)
+        model.graph.initializer.append(need('onnx').numpy_helper.from_array(no_limit, SIZES))
+    need('onnx').helper.set_model_props(model, as_texts(metadata or {}))
+    DurableLocalBackend().put(model.SerializeToString(), out)
 
+
+def build_onnx(network: Network) -> 'onnx.ModelProto':  # noqa: F821  (imported where needed)
+    """Express a network in ONNX's own operators.
+
+    Args:
+        network (Network): The network, in evaluation mode.
+
+    Returns:
+        onnx.ModelProto: All inputs must be given.
+
+    Raises:
+        ImportError: If a package is missing.
+    """
+    onnx = need('onnx')
     buffer = io.BytesIO()
     # torch's own layers alone: no operator of oneDNN or of ours gets into the graph.
     with torch.no_grad(), dwconv_backend('reference'), _quietly(), _with_nms():
@@ -69,12 +75,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         for i, dimension in enumerate(dimensions):
             if i != 1 or len(dimensions) == 3:
                 dimension.Clear()
-    if SIZES in network.input_names:  # optional: pictures fill the batch
-        no_limit = np.full((1, 2), np.iinfo(np.int64).max)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(no_limit, SIZES))
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
-    onnx.helper.set_model_props(model, texts)
-    DurableLocalBackend().put(model.SerializeToString(), out)
+    return model
 
 
 def load(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -91,9 +92,7 @@ def load(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tens
     Raises:
         ImportError: If onnxruntime is missing.
     """
-    check_installed()
-    import onnxruntime
-
+    onnxruntime = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # a warning says that sizes can be given

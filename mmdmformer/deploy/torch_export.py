@@ -27,15 +27,9 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
             file as ``metadata.json``. Defaults to None.
 
     Raises:
-        ValueError: If the name ends otherwise, or the format cannot
-            express the network.
+        ValueError: If the format cannot express the network.
     """
     suffix = Path(out).suffix
-    if suffix not in SUFFIXES:
-        raise ValueError(
-            'the name of the file must end in .pt2 (torch.export) or .pt (TorchScript), not in '
-            f'{suffix!r}.'
-        )
     if isinstance(network, RetinaBoxes):
         raise ValueError(
             f'{SUFFIXES[suffix]} has no operator of its own for the choice of boxes: write the '

@@ -47,8 +47,12 @@ RUN_BY = {
     'demo/image_demo.py': DEMO,
     'demo/image_demo.py --out-dir': DEMO,
     'demo/image_demo.py --gallery': DEMO,
-    'demo/onnx_demo.py': 'test_demo/test_onnx_demo.py::'
-    'test_file_says_the_way_from_picture_to_boxes',
+    **dict.fromkeys(
+        [f'demo/{name}_demo.py' for name in ('onnx', 'openvino', 'ncnn')],
+        'test_demo/test_exported_demo.py::test_file_says_the_way_from_picture_to_boxes',
+    ),
+    'tools/deploy/export.py model.data_preprocessor.pad_size_divisor=': 'test_clients/'
+    'test_runtimes.py::test_runtime',
     'pip install': 'test_packaging/test_wheel.py::test_wheel_works_away_from_the_checkout',
     'tools/train.py': f'{HERE}::test_first_run',
     'tools/train.py --amp': f'{TRAIN_TEST}::test_mixed_precision_without_gpu_is_refused',
@@ -129,12 +133,12 @@ RUN_BY = {
     'tools/model_converters/publish_model.py': PUBLISH,
     'tools/model_converters/publish_model.py --ema': PUBLISH,
     'tools/model_converters/timm_names.py': 'test_apis/test_timm.py::test_tool',
-    'tools/deploy/export_torch.py': f'{EXPORT}::test_tools',
-    'tools/deploy/export_onnx.py': f'{EXPORT}::test_tools',
-    'tools/deploy/export_onnx.py --sizes': f'{EXPORT}::test_tools',
-    'tools/deploy/export_onnx.py --batches': f'{EXPORT}::test_tools',
-    'tools/deploy/export_onnx.py --backbone': f'{EXPORT}::test_onnx',
-    'tools/deploy/export_onnx.py --raw': f'{EXPORT}::test_onnx',
+    **dict.fromkeys(
+        [f'tools/deploy/export.py{option}' for option in ('', ' --sizes', ' --batches')],
+        f'{EXPORT}::test_tools',
+    ),
+    'tools/deploy/export.py --backbone': f'{EXPORT}::test_onnx',
+    'tools/deploy/export.py --raw': f'{EXPORT}::test_onnx',
     'tools/model_converters/swin_acmix.py': f'{HERE}::test_checkpoint_of_the_authors',
     **dict.fromkeys(
         ['tools/misc/print_config.py', 'tools/analysis_tools/get_flops.py'],

@@ -117,6 +117,7 @@ def test_wheel_requires_nothing_and_offers_both_stacks(built):
         'tests',
         'optional',
         'clients',
+        'runtimes',
     }
     assert any(r.startswith('mmdet==') and 'openmmlab' in r for r in requires)
     assert any(r.startswith('onedl-mmdetection==') and 'onedl' in r for r in requires)

@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What the demo makes of JPEG files and an exported file alone is what the toolbox predicts."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
@@ -19,13 +19,15 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-import onnx_demo
+import exported as shared
 from mmdmformer.checkpoints import load_complete, shipped_file
-from mmdmformer.deploy import metadata, networks, onnx_export
+from mmdmformer.deploy import metadata, networks
+from mmdmformer.deploy.formats import FORMATS
 from mmdmformer.engine.model import build_model
 
 REPOSITORY = Path(__file__).parents[2]
-DEMO = REPOSITORY / 'demo/onnx_demo.py'
+DEMOS = {'.onnx': 'onnx_demo', '.xml': 'openvino_demo', '.param': 'ncnn_demo'}
+LINES = {'onnx_demo': 60, 'openvino_demo': 60, 'ncnn_demo': 70}
 BCCD = 'retinanet_dmformer-nano_fpn_bccd'
 CELLS = REPOSITORY / f'weights/{BCCD}.safetensors'
 SEGMENTOR = 'mini/dmformer-nano_sem-fpn_mini-ade20k'
@@ -47,8 +49,16 @@ def photos(tmp_path_factory):
     return files
 
 
+@pytest.fixture(params=DEMOS)
+def suffix(request):
+    """The suffix of a format, whose runtime is installed."""
+    package = DEMOS[request.param].removesuffix('_demo')
+    pytest.importorskip(package, reason='make runtimes installs it')
+    return request.param
+
+
 @pytest.fixture
-def exported(tmp_path):
+def exported(suffix, tmp_path):
     """Exports a config's model, and gives it as its toolbox builds it, beside the file."""
 
     def export(name, checkpoint=None, **changes):
@@ -61,8 +71,10 @@ def exported(tmp_path):
             torch.save(dict(state_dict=model.state_dict()), checkpoint)
         load_complete(model, str(checkpoint))
         network = networks.build_network(cfg, str(checkpoint))
-        file = tmp_path / 'network.onnx'
-        onnx_export.export(network, file, metadata.describe(cfg, network))
+        if suffix == '.param' and (network.divisor != 1 or network.counts == 'boxes'):
+            pytest.skip('ncnn cannot, as tests/test_clients/test_runtimes.py shows')
+        file = tmp_path / f'network{suffix}'
+        FORMATS[suffix].export(network, file, metadata.describe(cfg, network))
         return cfg, model.eval(), file
 
     return export
@@ -79,12 +91,20 @@ def predict_by_toolbox(cfg, model, files):
         return model.test_step(pseudo_collate(batch))
 
 
+def demo_of(file):
+    return REPOSITORY / f'demo/{DEMOS[file.suffix]}.py'
+
+
 def run_demo(file, photos):
-    return onnx_demo.predict(onnxruntime.InferenceSession(file), photos)
+    read = importlib.import_module(demo_of(file).stem).read
+    return shared.predict(*read(str(file)), photos)
 
 
-def test_it_is_short():
-    assert len(DEMO.read_text().splitlines()) <= 60
+@pytest.mark.parametrize(('name', 'limit'), LINES.items())
+def test_it_is_short(name, limit):
+    files = [REPOSITORY / f'demo/{each}.py' for each in ('exported', name)]
+    lines = ''.join(file.read_text() for file in files).splitlines()
+    assert len([line for line in lines if line]) <= limit
 
 
 PADDED = {'model.data_preprocessor.pad_value': 1, 'model.data_preprocessor.bgr_to_rgb': False}
@@ -164,8 +184,7 @@ def test_labels_of_pixels(changes, exported, photos):
 
 def test_file_says_the_way_from_picture_to_boxes(exported, photos):
     _, _, file = exported(f'bccd/{BCCD}', CELLS, **{'test_dataloader.dataset.metainfo': {}})
-    session = onnxruntime.InferenceSession(file)
-    about = session.get_modelmeta().custom_metadata_map
+    about, _ = importlib.import_module(demo_of(file).stem).read(str(file))
     assert about['task'] == 'detection' and about['color_order'] == 'RGB'
     about = {key: json.loads(text) for key, text in about.items() if text[0] in '[{'}
     assert about['value_range'] == [0, 255]
@@ -184,10 +203,12 @@ def test_file_says_the_way_from_picture_to_boxes(exported, photos):
     assert about['padding']['divisor'] == 32
     np.testing.assert_allclose(about['padding']['value'], [123.675, 116.28, 103.53])
     assert about['thresholds']['score'] == 0.05 and about['thresholds']['iou'] == 0.5
-    assert set(about['outputs']) == {output.name for output in session.get_outputs()}
+    assert set(about['outputs']) == {'boxes', 'scores', 'labels', 'images_of_boxes'}
     # It needs nothing of what the network was trained with.
+    demo = demo_of(file)
     code = f'import runpy, sys; sys.argv = {["", str(file), *photos]}\n'
-    code += f"runpy.run_path({str(DEMO)!r}, run_name='__main__')\n"
+    code += f'sys.path.insert(0, {str(demo.parent)!r})\n'  # as for a script
+    code += f"runpy.run_path({str(demo)!r}, run_name='__main__')\n"
     code += "assert not {'torch', 'mmengine', 'mmdmformer'} & set(sys.modules)"
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,27 @@
+# Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
+"""Packages that only some of the formats need."""
+
+import importlib
+from types import ModuleType
+
+
+def need(package: str) -> ModuleType:
+    """Import a package, or say how to get it.
+
+    Args:
+        package (str): Its name.
+
+    Returns:
+        ModuleType: The package.
+
+    Raises:
+        ImportError: If it is not installed, with the cure.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        extra = 'optional' if package.startswith('onnx') else 'runtimes'
+        raise ImportError(
+            f'{package} is needed and not installed: pip install -r requirements/{extra}.txt, or '
+            f'the extra mmdmformer[{extra}].'
+        ) from error
