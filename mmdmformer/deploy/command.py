@@ -12,7 +12,7 @@ import torch
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
 from . import verify
-from .formats import FORMATS, format_of
+from .formats import FORMATS, check_free, format_of
 from .metadata import describe, notes
 from .networks import build_network
 
@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
     form = format_of(out)
+    check_free(out)
     try:
         options = dict(backbone_only=args.backbone, raw=args.raw)
         predict = verify.toolbox_model(cfg, args.checkpoint, **options)

@@ -73,3 +73,22 @@ def format_of(out: Path) -> Format:
         known = ', '.join(f'{suffix} ({form.runtime})' for suffix, form in FORMATS.items())
         raise UsageError(f'the name of {out} must end in one of {known}.')
     return FORMATS[out.suffix]
+
+
+def check_free(out: Path) -> None:
+    """Check that no file of a network in another format would be replaced.
+
+    Args:
+        out (Path): The file to write. OpenVINO and ncnn both put weights into a .bin beside it.
+
+    Raises:
+        UsageError: If one would.
+    """
+    files = set(format_of(out).files(out))
+    for suffix, form in FORMATS.items():
+        other = out.with_suffix(suffix)
+        if other != out and other.exists() and files.intersection(form.files(other)):
+            raise UsageError(
+                f'{out} would replace the weights of {other}, which have the same name: choose '
+                'another name or directory.'
+            )

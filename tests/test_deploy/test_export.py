@@ -480,6 +480,11 @@ def test_tools(built, python, tmp_path):
     result = python(program, config, checkpoint, 'w.txt', cwd=tmp_path)
     assert result.returncode == 2
     assert 'the name of w.txt must end in one of .onnx (ONNX Runtime), .xml (Open' in result.stderr
+    (tmp_path / 'w.xml').touch()
+    result = python(program, config, checkpoint, 'w.param', cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'w.param would replace the weights of w.xml, which have the same' in result.stderr
+    (tmp_path / 'w.xml').unlink()
     # What fails leaves an earlier file as it was.
     before = (tmp_path / 'nano.onnx').read_bytes()
     result = python(
