@@ -36,7 +36,10 @@ def stock_tool(task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', TOOLBOXES)
+@pytest.mark.parametrize(
+    'task',
+    [pytest.param(t, marks=[pytest.mark.long] * (t == 'segmentation')) for t in TOOLBOXES],
+)
 def test_stock_tool_gives_the_same_weights(task, tmp_path):
     compare(task, stock_tool(task), tmp_path)
 

@@ -235,7 +235,7 @@ def test_layer_of_a_bad_parameter_is_the_parameter():
     assert equal(before, model.state_dict())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_of_a_toolbox_stops_or_skips_with_the_names(tmp_path):
     outcome = spoil_gradients(2, tmp_path, 2)
     assert outcome.failures == []

@@ -333,7 +333,7 @@ def test_mistakes_are_said_in_one_line(script, args, env, sentence, tmp_path):
     assert (code, err) == (2, sentence + '\n')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_draw_every_image(mini_data, tmp_path):
     """Nine images, of which each process tests five."""
     config = TOOLS.parent / 'configs/mini/dmformer-nano_mini-imagenet.py'
