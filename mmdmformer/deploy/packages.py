@@ -15,7 +15,7 @@ def need(package: str) -> ModuleType:
         ModuleType: The package.
 
     Raises:
-        ImportError: If it is not installed, with the cure.
+        ImportError: If it is not installed, with the fix.
     """
     try:
         return importlib.import_module(package)
