@@ -58,11 +58,14 @@ TASKS = (
         initialized=False,
         training={
             'model.backbone.init_cfg.checkpoint': 'mmdmformer://dmformer-nano_cifar10',
-            'train_cfg.max_epochs': 3,
-            'param_scheduler.1.end': 3,
-            'param_scheduler.1.T_max': 2,
+            'train_cfg.max_epochs': 2,
+            'param_scheduler.1.end': 2,
+            'param_scheduler.1.T_max': 1,
         },
-        drawing={'default_hooks.visualization.rescale_factor': 4},
+        drawing={
+            'default_hooks.visualization.rescale_factor': 4,
+            'test_dataloader.dataset.indices': [125 * i for i in range(PICTURES)],  # of 1000
+        },
     ),
     Task(
         'detection',
