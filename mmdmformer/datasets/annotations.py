@@ -133,6 +133,23 @@ def find_box_fault(box: Sequence[float], width: float = 0, height: float = 0) ->
     return None
 
 
+def check_class_names(classes: Sequence[str] | None, place: str) -> None:
+    """Refuse a text in place of names, whose letters would be the classes.
+
+    Args:
+        classes (Sequence[str], optional): What ``metainfo`` says.
+        place (str): Where, for the sentence.
+
+    Raises:
+        BadInputError: If it is a text.
+    """
+    if isinstance(classes, str):
+        raise BadInputError(
+            f'metainfo.classes of {place} is the text {classes!r} instead of a tuple of names: '
+            f"write ('{classes}',)."
+        )
+
+
 def needs_masks(dataset: BaseDataset) -> bool:
     """Whether the pipeline of a data set loads masks that stand beside boxes in its file."""
     return any(

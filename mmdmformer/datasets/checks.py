@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import Dataset
 
-from .annotations import check_classification, check_objects, most_objects
-from .bad_input import base_datasets
+from .annotations import check_class_names, check_classification, check_objects, most_objects
+from .bad_input import BadInputError, base_datasets
 from .label_images import check_label_images, check_reduction, check_void, loads_labels
 
 
@@ -29,6 +30,7 @@ def check_dataset(dataset: BaseDataset, refuse: bool, label_images: int) -> None
     Raises:
         BadInputError: If the data set cannot be trained on.
     """
+    check_class_names(dataset.metainfo.get('classes'), f'the {type(dataset).__name__}')
     if loads_labels(dataset):
         check_label_images(dataset, label_images)
     elif _has_objects(dataset):
@@ -73,16 +75,17 @@ def _void_labels(
 
 
 def check_counting(dataset: Dataset, model: nn.Module, metrics: Sequence[Any]) -> None:
-    """Check what counts objects: the model's limit and the metrics.
+    """Check what counts: metrics of the best classes, and of objects, with the model's limit.
 
     Args:
         dataset (Dataset): Of a validation or a test.
-        model (nn.Module): The detector, without wrappers.
+        model (nn.Module): The model, without wrappers.
         metrics (Sequence): What compares the two.
 
     Raises:
         BadInputError: If a metric does not fit the data.
     """
+    _check_top_k(dataset, metrics)
     datasets = [found for found in base_datasets(dataset) if _has_objects(found)]
     if not datasets:
         return
@@ -102,6 +105,19 @@ def check_counting(dataset: Dataset, model: nn.Module, metrics: Sequence[Any]) -
 
         for metric in metrics:
             check_metric(metric, datasets)
+
+
+def _check_top_k(dataset: Dataset, metrics: Sequence[Any]) -> None:
+    """Refuse an accuracy of more classes than there are, which mmpretrain meets after an epoch."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    for metric in metrics if classes else ():
+        wanted = np.ravel(getattr(metric, 'topk', None) or 0).tolist()
+        if max(wanted) > len(classes):
+            fitting = tuple(k for k in wanted if k <= len(classes))
+            raise BadInputError(
+                f'{type(metric).__name__} counts the best {max(wanted)} classes of an image, and '
+                f'the data set has {len(classes)}: set topk={fitting} in its evaluator.'
+            )
 
 
 def _has_objects(dataset: BaseDataset) -> bool:

@@ -8,7 +8,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine.fileio import get_local_path
 from pycocotools import mask as mask_tools
 
-from .annotations import LeftOut, needs_masks
+from .annotations import LeftOut, check_class_names, needs_masks
 from .bad_input import BadInputError
 from .instances import (
     check_instances,
@@ -94,6 +94,7 @@ class CheckedCOCO(COCO):
         Raises:
             BadInputError: If the file lacks one of the classes, or orders them otherwise.
         """
+        check_class_names(cat_names, f'the data set of {self._name}')
         found = super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
         names = [self.cats[number]['name'] for number in found]
         if cat_names and names != list(cat_names):

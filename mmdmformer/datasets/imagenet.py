@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine import list_from_file
 from mmpretrain.datasets import ImageNet as MMPretrainImageNet
 
-from .annotations import check_class_folders
+from .annotations import check_class_folders, check_class_names
 from .bad_input import BadInputError
 
 
@@ -65,6 +65,7 @@ def _check_list(path: str, num_classes: int) -> None:
 
 
 def _check_folders(folder: Path, classes: Sequence[str]) -> None:
+    check_class_names(classes, f'the data set of {folder}')
     names, num_classes = _folders_in(folder), len(classes)
     if len(names) != num_classes:
         raise BadInputError(

@@ -30,6 +30,7 @@ from .model import toolbox_of
 from .overrides import settings_below
 
 _LENGTH = 300  # characters of a cause
+_SOURCES = 'data_root', 'data_prefix', 'ann_file', 'metainfo', 'filter_cfg'
 _NO_MISTAKE = torch.OutOfMemoryError, torch.multiprocessing.ProcessExitedException
 
 
@@ -74,6 +75,7 @@ class ConfigFault:
             return None
         return (
             self._incomplete_loop()
+            or self._no_images()
             or self._unknown_argument()
             or self._missing_file()
             or self._missing_package()
@@ -129,6 +131,19 @@ class ConfigFault:
             f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing in the '
             f'config, and {" and ".join(n for n in names if n not in missing)} given: give all of '
             'them, or none.'
+        )
+
+    def _no_images(self) -> str | None:
+        """A data set that found nothing, which mmengine puts together for its workers."""
+        last = self.frames[-1]
+        dataset = last.f_locals.get('self')
+        if last.f_code.co_name != '_serialize_data' or dataset.data_list or not self.place:
+            return None
+        part = self.settings[self.place]
+        shown = ', '.join(f'{k}={part[k]!r}' for k in part if k.endswith('suffix') or k in _SOURCES)
+        return (
+            f'{self.place} finds no image with {shown}: correct the names of files and '
+            'directories, endings and classes.'
         )
 
     def _unknown_argument(self) -> str | None:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .batch_size import count_accumulation
+from .errors import UsageError
 from .sampling import SeededBatches, make_resumable, require_same_length, seed_step
 
 _SEED = 'data_seed'  # in mmengine's message hub, which checkpoints hold
@@ -231,8 +232,28 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
     def _end(self) -> int:
         return self._max_iters
 
+    def run(self) -> nn.Module:
+        """Train, on from the iteration of the checkpoint that was resumed.
+
+        Raises:
+            UsageError: If a schedule counts epochs, of which mmengine ends none before the last
+                iteration.
+        """
+        self._check_schedule()
+        return super().run()
+
     def _guess_length(self, length: int) -> int:
         return length
+
+    def _check_schedule(self) -> None:
+        schedulers = self.runner.param_schedulers or []
+        groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+        names = [type(each).__name__ for group in groups for each in group if each.by_epoch]
+        if names:
+            raise UsageError(
+                f'{", ".join(names)} of param_scheduler would change nothing: it counts epochs, '
+                'and this run iterations; set by_epoch=False, and begin and end in iterations.'
+            )
 
     def _layout(self) -> dict[str, int]:
         hub = self.runner.message_hub.runtime_info

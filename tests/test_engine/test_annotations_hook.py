@@ -483,6 +483,28 @@ def test_label_of_a_list_that_is_no_class_is_named(label, tmp_path):
         check('mmpretrain', settings | dict(metainfo=dict(classes=('a', 'b')), pipeline=[]))
 
 
+@pytest.mark.parametrize('kind', [{}, dict(type='mmdmformer.datasets.coco.CocoDataset')])
+@pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_text_in_place_of_class_names_is_refused(toolbox, kind, tmp_path):
+    """``classes=('cell')``, whose letters would be the classes."""
+    if kind and toolbox != 'mmdet':
+        pytest.skip('a data set of mmdet')
+    settings = {
+        'mmdet': lambda: coco(tmp_path, content_of({})) | kind,
+        'mmseg': lambda: maps(tmp_path, (0, 1)),
+        'mmpretrain': lambda: folders(tmp_path, 'cell', **OURS),
+    }[toolbox]()
+    with pytest.raises(BadInputError, match=r"is the text 'cell' .* write \('cell',\)"):
+        check(toolbox, settings | dict(metainfo=dict(classes='cell')))
+
+
+def test_accuracy_of_more_classes_than_there_are_is_refused(tmp_path):
+    settings = folders(tmp_path, 'a', 'b', 'c')
+    with pytest.raises(BadInputError, match=r'best 5 .* data set has 3: set topk=\(1, 3\) in'):
+        check('mmpretrain', settings, [dict(type='Accuracy', topk=(1, 3, 5))], training=False)
+    check('mmpretrain', settings, [dict(type='Accuracy', topk=(1, 3))], training=False)
+
+
 def test_setting_must_be_one_of_two():
     with pytest.raises(UsageError, match="must be 'leave_out' or 'refuse', not 'skip'"):
         AnnotationsHook('skip')

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.errors import UsageError
 
 MINI = Path(__file__).parents[2] / 'configs/mini'
@@ -94,7 +95,7 @@ def train(folder, stages, metainfo):
     ],
 )
 def test_every_stage_is_compared(stages, classes, message, tmp_path):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, BadInputError), match=message):
         train(tmp_path, stages, dict(classes=classes))
 
 

@@ -11,6 +11,7 @@ pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = 'dmformer-nano_mini-imagenet'
 DETECTOR = 'retinanet_dmformer-nano_fpn_mini-coco'
+SEGMENTOR = 'dmformer-nano_sem-fpn_mini-ade20k'
 BASE = """
 _base_ = '{root}/configs/mini/{config}.py'
 steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=48), dict(type='PackInputs')]
@@ -75,13 +76,16 @@ SLIPS = [
     (WARM_UP, 'param_scheduler.1 with begin=5, end=1', 'shorten the warm-up before it.'),
     ("custom_hook = [dict(type='EMAHook')]", 'custom_hook of ', 'did you mean custom_hooks?'),
     ("default_scope = 'mmdett'", "default_scope='mmdett'", 'did you mean mmdet?'),
+    ("train_dataloader['dataset']['img_suffix'] = '.tif'",
+     "train_dataloader.dataset finds no image with data_root='data/mini/ade",
+     'endings and classes.'),
     ('val_cfg = None', 'val_cfg is missing', 'give all of them, or none.'),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize('slip, value, fix', SLIPS)
 def test_slip_ends_in_one_line(slip, value, fix, python, mini_data, tmp_path):
-    config = DETECTOR if 'neck' in slip else CLASSIFIER
+    config = DETECTOR if 'neck' in slip else SEGMENTOR if 'suffix' in slip else CLASSIFIER
     (tmp_path / 'config.py').write_text(BASE.format(root=ROOT, config=config, slip=slip))
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/mini').symlink_to(mini_data)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, RandomSampler
 
 from mmdmformer.engine import ResumableIterLoop  # noqa: F401  (registers)
+from mmdmformer.engine.errors import UsageError
 
 IMAGES = 24
 
@@ -71,6 +72,7 @@ def train(
     accumulate=1,
     launcher='none',
     sampler=None,
+    schedule=None,
 ):
     """Train, and tell samples and rates of the steps, and the log."""
     torch.manual_seed(0)  # of the first weights
@@ -93,7 +95,7 @@ def train(
             accumulative_counts=accumulate,
             paramwise_cfg=dict(custom_keys=dict(bias=dict(lr_mult=0.5))),
         ),
-        param_scheduler=dict(
+        param_scheduler=schedule or dict(
             type='CosineAnnealingLR', T_max=length, by_epoch=by_epoch,
             convert_to_iter_based=by_epoch,
         ),
@@ -334,3 +336,12 @@ def test_a_sampler_that_cannot_go_on_is_named(tmp_path):
         name = sampler['type'].__name__ if sampler else ''
         expected = f'{name} cannot go on in the middle: the run goes on after iteration 7 with'
         assert (expected in log) == named
+
+
+def test_schedule_of_epochs_is_refused_where_iterations_count(tmp_path):
+    """mmengine leaves the rate as it is, to the last iteration."""
+    schedule = dict(type='PolyLR', by_epoch=True, begin=0, end=3)
+    with pytest.raises(UsageError, match='PolyLR of param_scheduler .* set by_epoch=False'):
+        train(tmp_path / 'run', 3, by_epoch=False, schedule=schedule)
+    _, rates, _ = train(tmp_path / 'epochs', 3, schedule=schedule)
+    assert rates[0] == rates[5] != rates[6]

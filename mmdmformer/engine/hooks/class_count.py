@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
+from ...datasets.annotations import check_class_names
 from ..errors import UsageError
 from ..runner_parts import built_dataloaders
 
@@ -42,17 +43,14 @@ class ClassCountHook(Hook):
 
         Raises:
             UsageError: Naming the settings that do not fit each other.
+            BadInputError: If the classes are a text.
         """
         heads = dict(_heads(runner.model))
         for split, dataloader in built_dataloaders(runner):
             dataset = f'{split}_dataloader.dataset'
             metainfo = getattr(dataloader.dataset, 'metainfo', None) or {}
             classes = metainfo.get('classes')
-            if isinstance(classes, str):
-                raise UsageError(
-                    f'metainfo.classes of {dataset} is the text {classes!r} instead of a tuple of '
-                    f"names: write ('{classes}',)."
-                )
+            check_class_names(classes, dataset)
             if classes is None:
                 continue
             counts = {len(classes), len(metainfo.get('thing_classes') or classes)}
