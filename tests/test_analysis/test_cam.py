@@ -20,7 +20,12 @@ pytest.importorskip('mmseg')
 
 from mmdmformer.analysis import cam
 from mmdmformer.analysis.cam import explain, find_grid, split_arguments, to_map
-from mmdmformer.analysis.cam_targets import ExplainedDetector, ExplainedSegmentor, Request
+from mmdmformer.analysis.cam_targets import (
+    ExplainedClassifier,
+    ExplainedDetector,
+    ExplainedSegmentor,
+    Request,
+)
 from mmdmformer.analysis.loaded_model import load_model
 from mmdmformer.datasets.bad_input import BadInputError
 from mmdmformer.engine.runtime import UsageError
@@ -364,6 +369,13 @@ def test_pixels_and_regions_are_explained_by_their_scores(mini_data):
         UsageError, match='--pixel 128 0 is outside of the image: its columns are 0'
     ):
         explain(loaded, image, Request(pixel=(128, 0)))
+
+
+def test_class_beyond_the_names_is_called_by_its_index(brightest):
+    explained = ExplainedClassifier(brightest)
+    explained.classes = explained.classes[:3]
+    captions = [explained.choose(torch.ones(4), Request(wanted)).caption for wanted in '23']
+    assert captions[0].startswith('south-west') and captions[1].startswith('class 3')
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_no_image_is_an_error(tmp_path):
 def test_grid_puts_each_image_into_its_row_and_column(tmp_path):
     red, lime, blue = (Image.new('RGB', (40, 20), color) for color in COLORS)
     tall = Image.new('RGB', (20, 20), 'blue')
-    rows = [[(red, ''), (lime, 'caption')], [(blue, ''), (tall, '')]]
+    rows = [[(red, ''), (lime, 'caption')], [(blue, 'below'), (tall, '')]]
     make_grid(rows, ['', 'title'], tmp_path / 'folder/grid.png', height=40, gap=8)
     grid = np.asarray(Image.open(tmp_path / 'folder/grid.png'))
     # gap, then for each column its widest image and a gap; title; image, caption and gap
@@ -46,7 +46,9 @@ def test_grid_puts_each_image_into_its_row_and_column(tmp_path):
         covered[place] = True
     dark = (grid < 128).all(2) & ~covered  # letters
     assert dark[:top, right:].any() and dark[top + 40 : top + 58, right:].any()
+    assert dark[top + step + 40 : top + step + 58, left : left + 80].any()
     dark[:top, right:] = dark[top + 40 : top + 58, right:] = False
+    dark[top + step + 40 : top + step + 58, left : left + 80] = False
     assert not dark.any()
 
 
