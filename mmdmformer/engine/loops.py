@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from .batch_size import count_accumulation
 from .errors import UsageError
-from .sampling import SeededBatches, make_resumable, require_same_length, seed_step
+from .sampling import make_resumable, require_same_length, seed_step, seeded_batches
 
 _SEED = 'data_seed'  # in mmengine's message hub, which checkpoints hold
 _LAYOUT = 'data_layout'  # in the message hub as well: of the iterations that were counted
@@ -62,8 +62,8 @@ class _ResumableLoop:
 
     def _adopt_seed(self) -> None:
         """Take the seed of the data from the checkpoint, or leave it there for those to come."""
-        batches, hub = self.dataloader.batch_sampler, self.runner.message_hub
-        if not isinstance(batches, SeededBatches):
+        batches, hub = seeded_batches(self.dataloader), self.runner.message_hub
+        if batches is None:
             return
         if _SEED not in hub.runtime_info:
             hub.update_info(_SEED, int(batches.seed))
@@ -73,7 +73,7 @@ class _ResumableLoop:
 
     def _layout(self) -> dict[str, int]:
         """What the number of an iteration means."""
-        size = self.dataloader.batch_size or 1
+        size = getattr(self.dataloader, 'batch_size', None) or 1
         return dict(
             batch=size * get_world_size(),
             images=len(self.dataloader.dataset),
@@ -99,8 +99,8 @@ class _ResumableLoop:
 
     def _check_sampler(self) -> None:
         """Say it if the data do not go on where the run stopped."""
-        batches = self.dataloader.batch_sampler
-        if isinstance(batches, SeededBatches) and not batches.goes_on:
+        batches = seeded_batches(self.dataloader)
+        if batches is not None and not batches.goes_on:
             self.runner.logger.warning(
                 f'{type(batches.sampler).__name__} cannot go on in the middle: the run goes on '
                 f'after iteration {self._iter} with other data than without the interruption, some '
@@ -110,8 +110,8 @@ class _ResumableLoop:
 
     def _samples_of_process(self, samples: int, before: dict, now: dict) -> int | None:
         """How many of the next samples of this process are done; None if that is undefined."""
-        batches, processes = self.dataloader.batch_sampler, get_world_size()
-        plain = isinstance(batches, SeededBatches) and batches.plain
+        batches, processes = seeded_batches(self.dataloader), get_world_size()
+        plain = batches is not None and batches.plain
         if not plain or before['images'] != now['images'] or samples % processes:
             return None
         return samples // processes
@@ -204,8 +204,8 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         """Train one epoch, or what is left of it."""
         begin = self._epoch * len(self.dataloader)
         self._done = self._iter - begin  # iterations of this epoch
-        batches = self.dataloader.batch_sampler
-        if isinstance(batches, SeededBatches):
+        batches = seeded_batches(self.dataloader)
+        if batches is not None:
             batches.first, batches.skip = begin, self._done
             batches.skip_samples, self._skip_samples = self._skip_samples, None
         due = self._validates_at(self._epoch + 1)
@@ -273,7 +273,7 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
         return 'at the sample where it stopped'
 
     def _prepare_data(self) -> None:
-        if self._iter > 0 and isinstance(self.dataloader.batch_sampler, SeededBatches):
+        if self._iter > 0 and seeded_batches(self.dataloader) is not None:
             self.dataloader_iterator = self._rest()
             self.fast_forward_on_resume = False  # of a fork, which would leave out the skipping
 

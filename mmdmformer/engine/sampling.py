@@ -137,10 +137,17 @@ def make_resumable(loader: DataLoader) -> None:
     Args:
         loader (DataLoader): Changed in place. One that does not batch is left alone.
     """
-    if loader.batch_sampler is not None and not isinstance(loader.batch_sampler, SeededBatches):
+    batches = getattr(loader, 'batch_sampler', None)  # a list of batches has none
+    if batches is not None and not isinstance(batches, SeededBatches):
         # torch forbids the assignment, lest a loader's arguments contradict each other.
-        object.__setattr__(loader, 'batch_sampler', SeededBatches(loader.batch_sampler))
+        object.__setattr__(loader, 'batch_sampler', SeededBatches(batches))
         loader.dataset.__getitems__ = _SeededFetch(loader.dataset)
+
+
+def seeded_batches(loader: Any) -> SeededBatches | None:
+    """The batches of a data loader that can go on; None of any other source of batches."""
+    batches = getattr(loader, 'batch_sampler', None)
+    return batches if isinstance(batches, SeededBatches) else None
 
 
 def protect_workers(loader: DataLoader) -> None:

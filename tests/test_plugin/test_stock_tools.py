@@ -2,15 +2,21 @@
 """The dumped config of a run of ours gives its weights to the last bit wherever it is run again."""
 
 import os
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from faults.mini_runs import MiniRun, make_data
 from faults.training import differences, last_checkpoint
+from mmdmformer.analysis.schedule import compute_schedule
+
+ROOT = Path(__file__).parents[2]
 
 TOOLBOXES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
@@ -26,10 +32,10 @@ Runner.from_cfg(cfg).train()
 """
 
 
-def stock_tool(task):
+def stock_tool(task, name='train.py'):
     toolbox = TOOLBOXES[task]
     spec = find_spec(toolbox)
-    tool = spec and Path(spec.origin).parent / '.mim/tools/train.py'
+    tool = spec and Path(spec.origin).parent / '.mim/tools' / name
     if not tool or not tool.is_file():
         pytest.skip(f'{toolbox} is not installed, or brings no tools')
     return tool
@@ -68,3 +74,19 @@ def compare(task, tool, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     last = last_checkpoint(tmp_path / 'stock_run')
     assert differences(last, last_checkpoint(ours.work_dir)) == []
+
+
+def test_mmpretrains_own_curve_of_the_rate_is_ours(tmp_path):
+    """It trains on a list of batches."""
+    tool = runpy.run_path(str(stock_tool('classification', 'visualization/vis_scheduler.py')))
+    cfg = Config.fromfile(ROOT / 'configs/mini/dmformer-nano_mini-imagenet.py')
+    cfg.work_dir = str(tmp_path)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        theirs = tool['simulate_train'](Batches(range(3)), cfg, by_epoch=True)['lr']
+    ours = compute_schedule(cfg, images=(3 * cfg.train_dataloader.batch_size, ''), quiet=True)
+    assert len(theirs) == ours.num_iterations == 18
+    assert theirs == pytest.approx(ours.values['learning rate'][0].tolist())
+
+
+class Batches(list):
+    dataset = [None]
