@@ -4,7 +4,8 @@
 Places are drawn at random from all expressions of the package, at most one of each module. A copy
 of the repository gets one change (``<`` to ``<=``, ``+`` to ``-``, ``and`` to ``or``, 3 to 4,
 ``return x`` to ``return None``), and the tests that import the changed module, its docstring's
-examples among them, run until the first fails. The slow ones do not run.
+examples and the contract that each module of its package fulfills, run until the first fails. The
+slow ones do not run.
 
 Each row is appended to benchmarks/mutation/results.csv at once, and what is there is not run again.
 A row whose module has changed since is left as it is; delete it, and it is measured again.
@@ -148,13 +149,14 @@ def draw(count: int, seed: int = 0) -> list[Mutation]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The test files that import a module, or a name that is defined in it."""
+    """The test files that import a module or a name that is defined in it, and its contract."""
     name = module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
+    beside = ROOT / f'tests/test_{name.split(".")[1]}'
     files = sorted((ROOT / 'tests').rglob('test_*.py'))
     found = [path for path in files if name in _imported(path)]
     if not found:  # a part that only its neighbors use
-        package = name.split('.')[1]
-        found = sorted((ROOT / f'tests/test_{package}').glob('test_*.py'))
+        found = [path for path in files if path.parent == beside]
+    found += [path for path in beside.glob('test_*contract.py') if path not in found]
     return [path.relative_to(ROOT).as_posix() for path in found if 'test_clients' not in str(path)]
 
 
