@@ -4,6 +4,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ HERE = 'test_packaging/test_docs_fixes.py'
 FIXES = {
     "`No module named 'mmcv._ext'`": 'test_plugin/test_stock_configs.py::'
     'test_stock_tool_tests_our_config_and_refuses_code',
+    "A toolbox's own tool ends in a traceback": f'{HERE}::test_tools_that_replace_others_are_there',
     "`No module named 'pkg_resources'`": 'test_compat/test_packages.py::'
     'test_configs_of_packages_are_found',
     'Versions that exclude each other': 'test_compat/test_environment.py::'
@@ -67,6 +69,16 @@ def test_each_complaint_has_its_test():
 def test_the_test_is_there(complaint):
     path, _, name = FIXES[complaint].partition('::')
     assert re.search(rf'^def {name}\(', (ROOT / 'tests' / path).read_text(), re.M)
+
+
+def test_tools_that_replace_others_are_there():
+    page = (ROOT / 'docs/troubleshooting.md').read_text()
+    rows = re.findall(r"^\| (mm\w+)'s.* `(\w+/\w+\.py)` \|.*\| (.+) \|$", page, re.M)
+    assert len(rows) == 9
+    for toolbox, tool, instead in rows:
+        assert (Path(find_spec(toolbox).origin).parent / '.mim/tools' / tool).is_file()
+        for ours in re.findall(r'tools/[\w/]+\.py', instead):
+            assert (ROOT / ours).is_file()
 
 
 @pytest.mark.parametrize('spelling', ['--local-rank', '--local_rank'])
