@@ -192,10 +192,9 @@ class _Planner(Runner):
         self.cfg = cfg
         self.logger = MMLogger.get_current_instance()
         self.model = build_model(cfg)
-        self._world_size, self.auto_scale_lr = gpus, cfg.get('auto_scale_lr')
+        self._world_size, self._seed, self.auto_scale_lr = gpus, 0, cfg.get('auto_scale_lr')
         self._hooks: list = []
         self.optim_wrapper = cfg.optim_wrapper
-        self._seed = 0
         self._randomness_cfg: dict = {}
         self._train_dataloader = self._blank_dataloader(images)
         self._train_loop = self.build_train_loop(cfg.train_cfg)
