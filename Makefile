@@ -65,9 +65,10 @@ sisters: setup  ## try the sister toolboxes on our backbones, in such an environ
 	mkdir -p "$$folder" && echo 'DRN = None  # the wheel lacks it' > "$$folder/drn.py"
 	$(call PYTEST_ON_TOP,sisters) tests/test_clients/test_sister_toolboxes.py $(ARGS)
 
-lint: setup  ## check style and the direction of imports
+lint: setup  ## check style, types and the direction of imports
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
 format: setup  ## put the code into style
@@ -93,5 +94,5 @@ lock:  ## write requirements/lock-*.txt anew after a change to the requirements
 	$(PYTHON) requirements/install.py --lock
 
 clean:  ## remove the environments and everything else that can be made again, but no data and no results
-	rm -rf .venv .venv-* build dist docs/_build *.egg-info mmdmformer/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist docs/_build *.egg-info mmdmformer/.mim .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -200,7 +200,7 @@ def _require_checkpoints(cfg: Config) -> None:
     """Raise unless every pretrained file that the config names is there."""
     runtime.check_checkpoint(cfg.get('load_from'))
     for found in _dicts(cfg.get('model')):
-        if type_name(found.get('type')) in _PRETRAINED:
+        if type_name(found.get('type', '')) in _PRETRAINED:
             runtime.check_checkpoint(found.get('checkpoint'))
 
 

@@ -122,7 +122,7 @@ def _augment(cfg: Config, name: str) -> None:
     model, cfg.model = cfg.model, cfg.tta_model.copy()
     cfg.model.module = model
     for dataset in _read_datasets(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.tta_pipeline
+        dataset['pipeline'] = cfg.tta_pipeline
     _add_hook(cfg, type='AverageUnderTTAHook')
 
 
@@ -152,7 +152,7 @@ def _dump(cfg: Config, path: str):
     """The metric that writes predictions to ``path``."""
     # mmdet's own encodes masks, which would fill memory and disk otherwise.
     metrics = dict(mmdet='mmdet.DumpDetResults', mmseg=_DumpLabels)
-    metric = metrics.get(toolbox_of(cfg), DumpResults)
+    metric = metrics.get(toolbox_of(cfg) or '', DumpResults)
     return METRICS.build(dict(type=metric, out_file_path=path))
 
 

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from ..checkpoints import input_channels
 from ..ops import dwconv_backend
 
-BACKBONES = {
+BACKBONES: dict[str, dict] = {
     'DMFormer-S': dict(type='DMFormer', arch='small'),
     'DMFormer-S reference': dict(type='DMFormer', arch='small'),
     'DMFormer-S compiled': dict(type='DMFormer', arch='small'),

@@ -126,15 +126,16 @@ def explain(
     with torch.enable_grad():
         recorder = _Recorder(loaded.model)
         (scores,) = recorder.run(lambda: explained(inputs))
-        name = layer or recorder.default_layer(inputs.shape[-2:])
+        image_size = inputs.shape[2], inputs.shape[3]
+        name = layer or recorder.default_layer(image_size)
         module = _find_layer(loaded.model, name)
-        recorder.check(name, inputs.shape[-2:])
+        recorder.check(name, image_size)
         target = explained.choose(scores.detach(), request)
         height, width = view.shape[:2]
         if target is None:
             nothing = Target('nothing found', torch.sum)
             return ActivationMap(view, np.zeros((height, width), np.float32), nothing, name)
-        as_map = partial(to_map, image_size=tuple(inputs.shape[-2:]))
+        as_map = partial(to_map, image_size=image_size)
         cam = algorithm(explained, [module], reshape_transform=as_map)
         (values,) = cam(inputs, [target.score])
         cam.activations_and_grads.release()
@@ -168,7 +169,7 @@ class _Recorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.outputs: dict[str, object] = {}  # the shape of a tensor, the type of anything else
+        self.outputs: dict[str, torch.Size | type] = {}  # the type of what is no tensor
 
     def run(self, forward: Callable[[], Tensor]) -> Tensor:
         handles = [
@@ -189,12 +190,13 @@ class _Recorder:
         backbones = find_backbones(self.model)
         prefixes = tuple(f'{name}.' for name in backbones)
         in_backbone = [n for n in self.outputs if n.startswith(prefixes)]
-        maps = [n for n in in_backbone if self._grid(n, image_size) is not None]
-        if not maps:
+        grids = {n: grid for n in in_backbone if (grid := self._grid(n, image_size)) is not None}
+        if not grids:
             raise UsageError(
                 'no layer of the backbone has a map of the image: give one by --layer.'
             )
-        _, _, extra = self._grid(maps[-1], image_size)
+        maps = list(grids)
+        _, _, extra = grids[maps[-1]]
         if extra and any(
             _reads_class_token(backbone)
             for name, backbone in backbones.items()
@@ -283,8 +285,14 @@ def to_map(feature: Tensor, image_size: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: Of shape (1, C, h, w); a copy, as a later layer may change the
         feature in place.
+
+    Raises:
+        ValueError: If it is no map of the image.
     """
-    height, width, extra = find_grid(feature.shape, image_size)
+    grid = find_grid(feature.shape, image_size)
+    if grid is None:
+        raise ValueError(f'a feature of shape {tuple(feature.shape)} is no map of the image.')
+    height, width, extra = grid
     if feature.ndim == 3:
         feature = feature[:, extra:].transpose(1, 2).unflatten(2, (height, width))
     elif tuple(feature.shape[2:]) != (height, width):

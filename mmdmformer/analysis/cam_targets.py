@@ -108,7 +108,7 @@ class ExplainedModel(nn.Module):
         """
         raise NotImplementedError
 
-    def _wanted_class(self, request: Request, num_classes: int) -> int | None:
+    def _wanted_class(self, request: Request, num_classes: float) -> int | None:
         wanted = request.target_class
         if wanted is None:
             return None

@@ -141,11 +141,12 @@ def plot(runs: Sequence[Run], keys: Sequence[str], window: int = 1) -> Figure:
             if curve is None:
                 continue
             steps, values = list(curve), list(curve.values())
+            shown: Sequence[float] | np.ndarray = values
             style = dict(color=f'C{i}', marker='o' * (len(steps) < 20), markersize=3)
             if window > 1 and key not in run.validations:
                 axis.plot(steps, values, color=f'C{i}', alpha=0.25, linewidth=0.8)
-                values = smooth(values, window)
-            axis.plot(steps, values, label=run.name, linewidth=1.3, **style)
+                shown = smooth(values, window)
+            axis.plot(steps, shown, label=run.name, linewidth=1.3, **style)
         units = {
             'epoch' if key in run.by_epoch else 'iteration' for run in runs if key in run.curves
         }

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints import input_channels, load_complete, predicting_model
 from ..datasets.bad_input import BadInputError
@@ -33,7 +34,7 @@ class LoadedModel:
     Attributes:
         name (str): Name of the config, without folder and ending.
         cfg (Config): The config.
-        model (nn.Module): The model, in eval mode and on the CPU.
+        model (BaseModel): The model, in eval mode and on the CPU.
         classes (list[str]): Names of the classes; empty if unknown.
         task (str): ``'classification'``, ``'detection'`` or
             ``'segmentation'``.
@@ -41,7 +42,7 @@ class LoadedModel:
 
     name: str
     cfg: Config
-    model: nn.Module
+    model: BaseModel
     classes: list[str]
     task: str
 
@@ -68,7 +69,7 @@ def load_model(
     if checkpoint != UNTRAINED:
         check_checkpoint(checkpoint)
     cfg = read_config_file(Path(config), options)
-    task = TASKS.get(toolbox_of(cfg))
+    task = TASKS.get(toolbox_of(cfg) or '')
     if task is None or 'model' not in cfg:
         raise UsageError(
             f'config {config} describes no model of {", ".join(TASKS)}: take one that does.'
@@ -115,7 +116,7 @@ def prepare_image(loaded: LoadedModel, path: str | Path) -> tuple[np.ndarray, Te
         to the right and below; its data samples.
 
     Raises:
-        UsageError: If there is no such file.
+        UsageError: If there is no such file, or the config has no test pipeline.
         BadInputError: If it cannot be decoded.
     """
     if input_channels(loaded.model) == 3:
@@ -147,25 +148,29 @@ def load_image(cfg: Config, path: str | Path) -> np.ndarray:
         np.ndarray: Of shape (H, W) or (H, W, C).
 
     Raises:
-        UsageError: If there is no such file.
+        UsageError: If there is no such file, or the config has no test pipeline.
         BadInputError: If it cannot be decoded.
     """
     if not Path(path).is_file():
         raise UsageError(f'image {path} does not exist: check the path.')
+    steps = image_steps(cfg)[:1]
     try:
         with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
-            return Compose(image_steps(cfg)[:1])(dict(img_path=str(path), img_id=0))['img']
+            return Compose(steps)(dict(img_path=str(path), img_id=0))['img']
     except Exception as error:  # each decoder has its own
         raise BadInputError(f'image {path} cannot be read ({error}): restore the file.') from error
 
 
 def image_steps(cfg: Config) -> list[dict]:
-    """The transforms of a config's test pipeline that need no annotation."""
-    return [s for s in _test_dataset(cfg).pipeline if 'Annotations' not in str(s['type'])]
+    """The transforms of a config's test pipeline that need no annotation, or a UsageError."""
+    pipeline = _test_dataset(cfg).get('pipeline')
+    if pipeline is None:
+        raise UsageError(f'config {cfg.filename} has no test pipeline to prepare images: add it.')
+    return [s for s in pipeline if 'Annotations' not in str(s['type'])]
 
 
 def _test_dataset(cfg: Config) -> dict:
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
     while 'dataset' in dataset:
-        dataset = dataset.dataset
+        dataset = dataset['dataset']
     return dataset

@@ -49,7 +49,8 @@ class Field:
     def center(self) -> tuple[int, int]:
         """Row and column of the pixel nearest to its center of mass."""
         along = (self.values.sum(1), self.values.sum(0))
-        return tuple(round((line * torch.arange(len(line))).sum().item()) for line in along)
+        row, column = (round((line * torch.arange(len(line))).sum().item()) for line in along)
+        return row, column
 
     def square_side(self, share: float) -> int:
         """The side of the smallest square around the center that holds a share of the field.
@@ -118,7 +119,7 @@ class _DictCalls(ast.NodeTransformer):
         self.generic_visit(node)
         if ast.unparse(node.func) != 'dict' or node.args:
             return node
-        names = [ast.Constant(word.arg) for word in node.keywords]
+        names: list[ast.expr | None] = [ast.Constant(word.arg) for word in node.keywords]
         return ast.Dict(names, [word.value for word in node.keywords])
 
 
@@ -225,14 +226,15 @@ def real_images(paths: Sequence[str | Path], side: int, channels: int = 3) -> It
             f'--images are RGB or gray, and the network takes {channels} channels: leave --images '
             'out, which takes noise.'
         )
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
     for path in paths:
         image = read_image(path)
         short = min(image.size)
         left, top = ((length - short) // 2 for length in image.size)
         square = image.crop((left, top, left + short, top + short)).resize((side, side))
-        pixels = (np.asarray(square, np.float32) - np.float32(MEAN)) / np.float32(STD)
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        yield image if channels == 3 else image.mean(1, keepdim=True)
+        pixels = (np.asarray(square, np.float32) - mean) / std
+        inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        yield inputs if channels == 3 else inputs.mean(1, keepdim=True)
 
 
 def split_specs(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -102,7 +102,7 @@ def _published_size(settings: dict) -> tuple[int, str] | None:
     key, split = _TRAINING_SPLITS[layout]
     if split not in str(settings.get(key)):
         return None
-    number, source = layout.parts[0].count, f"published size of {layout.name}'s training set"
+    number, source = layout.files[0].count, f"published size of {layout.name}'s training set"
     if layout is COCO and (settings.get('filter_cfg') or {}).get('filter_empty_gt'):
         # Of train2017's 118,287 images 1,021 have no annotation (cocodataset/cocoapi issue 76; the
         # log in facebookresearch/detectron2 issue 1134 counts the same 117,266 that are left), and
@@ -132,7 +132,7 @@ def count_training_images(cfg: Config) -> tuple[int, str]:
         UsageError: If the data are neither present nor those of the papers.
     """
     settings = cfg.train_dataloader.dataset
-    missing = [data for data in with_data_root(settings) if not Path(data.data_root).is_dir()]
+    missing = [data for data in with_data_root(settings) if not Path(data['data_root']).is_dir()]
     if not missing:
         with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
             return len(DATASETS.build(settings)), 'counted'
@@ -192,9 +192,10 @@ class _Planner(Runner):
         self.cfg = cfg
         self.logger = MMLogger.get_current_instance()
         self.model = build_model(cfg)
-        self._world_size, self._hooks, self.auto_scale_lr = gpus, [], cfg.get('auto_scale_lr')
+        self._world_size, self._seed, self.auto_scale_lr = gpus, 0, cfg.get('auto_scale_lr')
+        self._hooks: list = []
         self.optim_wrapper = cfg.optim_wrapper
-        self._seed, self._randomness_cfg = 0, {}
+        self._randomness_cfg: dict = {}
         self._train_dataloader = self._blank_dataloader(images)
         self._train_loop = self.build_train_loop(cfg.train_cfg)
         self.optim_wrapper = self.build_optim_wrapper(_on_cpu(cfg.optim_wrapper))

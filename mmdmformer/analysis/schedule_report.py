@@ -18,7 +18,7 @@ def _curves(schedule: Schedule, quantity: str) -> list[tuple[str, np.ndarray]]:
     values = schedule.values[quantity]
     if np.isnan(values).all():
         return []
-    members = {}
+    members: dict[bytes, list[int]] = {}
     for number, curve in enumerate(values, 1):
         members.setdefault(curve.tobytes(), []).append(number)
     if len(members) == 1:

@@ -29,13 +29,14 @@ from ..checkpoints import (
     shipped_file,
 )
 from ..engine.model import without_init_log
+from ..layers import BackboneContract
 
 _CONFIGS = '*/*_in1k.py', 'mini/*_mini-imagenet.py'
 # What benchmarks/real/run.py trained, by the model's name.
 _WEIGHTS = dict(dmformer_nano='dmformer-nano_cifar10')
 _SIZES = dict(t='tiny', s='small', b='base', l='large')
 # What gives maps where a classifier's backbone gives one token.
-MAPS = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
+MAPS: dict[str, dict] = dict(PVTACmix=dict(cls_token=False), DynamicViT=dict(out_type='featmap'))
 
 
 def list_models(pattern: str = '*') -> list[str]:
@@ -236,7 +237,7 @@ class Classifier(nn.Module):
     """A backbone with a linear head; its weights are named as those of a config's classifier.
 
     Args:
-        backbone (nn.Module): The backbone, whose last output is classified.
+        backbone (BackboneContract): The backbone, whose last output is classified.
         num_classes (int): Classes; 0 for pooled features.
 
     Attributes:
@@ -246,7 +247,7 @@ class Classifier(nn.Module):
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(self, backbone: BackboneContract, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = LinearHead(backbone.out_channels[-1], num_classes)
@@ -280,14 +281,14 @@ class FeatureExtractor(nn.Module):
     """A backbone whose outputs describe themselves.
 
     Args:
-        backbone (nn.Module): The backbone.
+        backbone (BackboneContract): The backbone.
         stages (list[dict]): What :func:`describe_stages` gives.
 
     Attributes:
         feature_info (FeatureInfo): Channels and reductions.
     """
 
-    def __init__(self, backbone: nn.Module, stages: list[dict[str, Any]]) -> None:
+    def __init__(self, backbone: BackboneContract, stages: list[dict[str, Any]]) -> None:
         super().__init__()
         self.backbone = backbone
         self.feature_info = FeatureInfo(stages, backbone.out_indices)
@@ -297,11 +298,11 @@ class FeatureExtractor(nn.Module):
         return list(self.backbone(x))
 
 
-def describe_stages(backbone: nn.Module, build: Callable[..., nn.Module]) -> list[dict[str, Any]]:
+def describe_stages(backbone: BackboneContract, build: Callable[..., Any]) -> list[dict[str, Any]]:
     """Describe every stage of a backbone, whether it returns it or not.
 
     Args:
-        backbone (nn.Module): The backbone.
+        backbone (BackboneContract): The backbone.
         build (Callable): Builds another like it, which returns maps, with
             other ``out_indices``.
 
@@ -321,14 +322,14 @@ def describe_stages(backbone: nn.Module, build: Callable[..., nn.Module]) -> lis
             num_chs=whole.out_channels[i],
             reduction=_PROBE_SIDE // sides[i],
             # Some parts are lists made for the purpose, whose last module gives the output.
-            module=modules.get(id(part)) or modules[id(list(part)[-1])],
+            module=modules.get(id(part)) or modules[id(list(part.children())[-1])],
             index=i,
         )
         for i, part in enumerate(backbone.stage_parts())
     ]
 
 
-def build_backbone(name: str, **options: Any) -> nn.Module:
+def build_backbone(name: str, **options: Any) -> BackboneContract:
     """Build the backbone of a classifier with initial weights.
 
     Args:
@@ -336,7 +337,7 @@ def build_backbone(name: str, **options: Any) -> nn.Module:
         **options: Arguments to add to its config's.
 
     Returns:
-        nn.Module: The backbone.
+        BackboneContract: The backbone.
     """
     with without_init_log():
         backbone = MODELS.build({**backbone_settings(name), **options})
@@ -344,7 +345,7 @@ def build_backbone(name: str, **options: Any) -> nn.Module:
     return backbone
 
 
-def build_features(name: str, **options: Any) -> nn.Module:
+def build_features(name: str, **options: Any) -> BackboneContract:
     """Build a backbone as :func:`build_backbone` does, whose outputs are maps in any case."""
     maps = MAPS.get(backbone_settings(name)['type'], {})
     return build_backbone(name, **maps, **options)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import backbones
 from ..engine.model import without_init_log
-from ..layers.backbone import normalize_out_indices
+from ..layers import BackboneContract, normalize_out_indices
 from . import models
 
 try:
@@ -52,7 +52,7 @@ _FIRST_CONV = dict(
 )
 
 
-class TimmClassifier:
+class TimmClassifier(BackboneContract):
     """What timm expects of a classifier, as a mixin in front of a backbone.
 
     The weights have the backbone's own names, and those of the classifier
@@ -219,7 +219,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         )
     model = build_model_with_cfg(build, name, pretrained, **kwargs)
     if output_stride is not None:
-        stages = getattr(model.feature_info, 'info', model.feature_info)
+        stages: Any = getattr(model.feature_info, 'info', model.feature_info)
         if output_stride != stages[-1]['reduction']:
             raise ValueError(
                 f'output_stride={output_stride} is not possible here: {name} has '
@@ -232,19 +232,19 @@ class _FeatureExtractor(models.FeatureExtractor):
     """A backbone that describes itself by timm's own class, and returns what it is told to.
 
     Args:
-        backbone (nn.Module): What :func:`_build_features` gives.
+        backbone (BackboneContract): What :func:`_build_features` gives.
 
     Attributes:
         return_layers (Mapping[str, str]): Names of the modules whose maps are
             returned, as keys; clients may set it.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: BackboneContract) -> None:
         super().__init__(backbone, models.describe_stages(backbone, backbone.build_like))
         info = [
             {**stage, 'module': f'backbone.{stage["module"]}'} for stage in self.feature_info.info
         ]
-        self.feature_info = FeatureInfo(info, backbone.out_indices)
+        self.feature_info: Any = FeatureInfo(info, backbone.out_indices)
         self.return_layers = dict.fromkeys(self.feature_info.module_name())
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -256,7 +256,7 @@ class _FeatureExtractor(models.FeatureExtractor):
 
 
 @contextmanager
-def _returning(backbone: nn.Module, indices: Iterable[int]) -> Iterator[None]:
+def _returning(backbone: BackboneContract, indices: Iterable[int]) -> Iterator[None]:
     """Let a backbone return the maps of other stages, which must be modules of its own."""
     returned, wanted = backbone.out_indices, tuple(sorted(indices))
     own = set(map(id, backbone.modules()))
@@ -280,7 +280,7 @@ def _build_features(
     global_pool: str = '',
     drop_rate: float = 0.0,
     **options: Any,
-) -> nn.Module:
+) -> BackboneContract:
     """Build a backbone; it has no use for the arguments of a head."""
     build = functools.partial(models.build_features, name, in_channels=in_chans, **options)
     model = build(out_indices=out_indices)

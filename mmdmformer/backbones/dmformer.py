@@ -79,9 +79,11 @@ class DMFormer(MetaFormer):
                 stacklevel=2,
             )
         defaults = dict(type='DMA', **moved)
-        one_for_all = isinstance(mixer, Mapping)
-        mixers = [{**defaults, **cfg} for cfg in ([mixer] if one_for_all else mixer)]
-        super().__init__(arch, mixers[0] if one_for_all else mixers, in_channels, **options)
+        if isinstance(mixer, Mapping):
+            mixer = {**defaults, **mixer}
+        else:
+            mixer = [{**defaults, **cfg} for cfg in mixer]
+        super().__init__(arch, mixer, in_channels, **options)
 
 
 def _spell(arguments: dict[str, Any]) -> str:

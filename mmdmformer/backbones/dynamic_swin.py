@@ -226,8 +226,8 @@ class DynamicSwin(BackboneContract, SwinTransformer):
 
     def _parts(self) -> list[nn.Module]:
         positions = [self.absolute_pos_embed] if self.use_abs_pos_embed else []
-        parts = [nn.ModuleList([self.patch_embed, nn.ParameterList(positions)])]
-        downsample = []
+        parts: list[nn.Module] = [nn.ModuleList([self.patch_embed, nn.ParameterList(positions)])]
+        downsample: list[nn.Module] = []
         for i, stage in enumerate(self.stages):
             norm = [getattr(self, f'norm{i}')] if hasattr(self, f'norm{i}') else []
             parts.append(nn.ModuleList([*downsample, stage.blocks, *norm]))

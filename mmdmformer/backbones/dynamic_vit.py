@@ -2,6 +2,7 @@
 """The plain vision transformer as a dynamic convolutional network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, ModuleList
@@ -86,7 +87,7 @@ class DynamicViTBlock(TransformerEncoderLayer):
             norm_cfg=dict(type='LN', eps=1e-6),
         )
         self.drop_path = self.attn.out_drop
-        self.attn = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
+        self.attn: Any = DynamicTokenAttention(channels, num_heads, **mixer_cfg)
 
     def init_weights(self) -> None:
         """Leave the initialization to the network, which treats all its layers alike."""
@@ -288,7 +289,8 @@ class DynamicViT(BackboneContract, VisionTransformer):
             if i + 1 in ends and self.pyramid is None:
                 outs.append(self._format_output(x, size))
         if self.pyramid is not None:
-            outs = self._make_pyramid(x, size, images.shape[-2:])
+            x = x[:, self.num_extra_tokens :].transpose(1, 2).unflatten(-1, size)
+            outs = self._crop_to_image(self.pyramid(x), images.shape[-2:])
         return as_outputs(outs, images)
 
     def _add_tokens_and_positions(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -317,11 +319,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
             return patches.transpose(1, 2).unflatten(-1, size)
         return super()._format_output(x, size)
 
-    def _make_pyramid(
-        self, x: Tensor, size: tuple[int, int], image_size: tuple[int, int]
-    ) -> list[Tensor]:
-        x = x[:, self.num_extra_tokens :].transpose(1, 2).unflatten(-1, size)
-        levels = self.pyramid(x)
+    def _crop_to_image(self, levels: list[Tensor], image_size: Sequence[int]) -> list[Tensor]:
         outs = []
         for i in self.out_indices:
             # The patches at the border were padded; what lies outside of the image is dropped.
@@ -339,7 +337,7 @@ class DynamicViT(BackboneContract, VisionTransformer):
         for start, end in zip([0, *self.stage_ends], self.stage_ends, strict=False):
             parts.append(nn.ModuleList(list(self.layers)[start:end]))
         parts[-1].append(self.ln1)
-        return parts
+        return [*parts]
 
     def _freeze(self) -> None:
         if self.pyramid is None:

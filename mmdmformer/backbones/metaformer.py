@@ -2,6 +2,7 @@
 """The base architecture of DMFormer, with an exchangeable token mixer."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -234,7 +235,7 @@ class MetaFormer(Backbone):
 
         self.deploy = False
         self.stem = build_stem(in_channels, self.embed_dims[0], norm_cfg)
-        self.stages = nn.ModuleList()
+        self.stages: Any = nn.ModuleList()
         for i, (channels, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
             downsample: nn.Module = nn.Identity()
             if i > 0:

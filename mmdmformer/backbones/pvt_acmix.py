@@ -21,7 +21,7 @@ from ..layers import (
 from ..mixers.acmix import ACmixOperator
 from ..mixers.acmix_attention import ReducedProjection, TokenAttention, TokenConvolutionPath
 
-NORM_CFG = dict(type='LN', eps=1e-6)
+NORM_CFG: dict = dict(type='LN', eps=1e-6)
 
 
 class ClassTokenEmbedding(AbsolutePositionEmbedding):
@@ -341,7 +341,8 @@ class PVTACmix(Backbone):
                 for layer in module.layers:
                     if isinstance(layer, nn.Conv2d):
                         nn.init.trunc_normal_(layer.weight, std=0.02)
-                        nn.init.zeros_(layer.bias)
+                        if layer.bias is not None:
+                            nn.init.zeros_(layer.bias)
 
 
 def _check_class_token(cls_token: bool, rates: str, sr_ratios: Sequence[int]) -> None:

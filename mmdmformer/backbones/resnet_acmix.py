@@ -126,7 +126,7 @@ class BottleneckResNet(BackboneContract, ResNet):
         'nano': dict(base_channels=16, depths=(1, 1, 1, 1)),
     }
     min_input_side = 32
-    block = CheckpointedBottleneck
+    block: type[CheckpointedBottleneck] = CheckpointedBottleneck
     block_cfg: dict = {}
 
     def __init__(

@@ -306,7 +306,7 @@ class SANACmix(SAN):
         **kwargs,
     ) -> None:
         self.rates = rates
-        self.path_cfg = dict(kernel_size=conv_kernel, shift=shift, align_heads=align_heads)
+        self.path_cfg: dict = dict(kernel_size=conv_kernel, shift=shift, align_heads=align_heads)
         super().__init__(arch, **kwargs)
 
     def _build_mixer(self, channels: int, kernel_size: int, norm_cfg: dict) -> nn.Module:

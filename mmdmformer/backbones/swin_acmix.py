@@ -108,7 +108,7 @@ class SwinACmixBlock(SwinBlock):
     ) -> None:
         super().__init__(channels, num_heads, window_size, shift, drop_path=drop_path)
         self.checkpointed = with_cp
-        self.attn = ShiftedWindowACmix(
+        self.attn: ShiftedWindowACmix | TokenConvolution = ShiftedWindowACmix(
             channels, num_heads, window_size, shift, rates, path_cfg, drop_path
         )
 
@@ -222,7 +222,7 @@ class SwinACmix(BackboneContract, SwinTransformer):
         'nano': dict(embed_dims=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8)),
     }
     min_input_side = 32
-    block_type = SwinACmixBlock
+    block_type: type[SwinACmixBlock] = SwinACmixBlock
 
     def __init__(
         self,

@@ -38,12 +38,12 @@ def find_backbones(model: nn.Module, method: str | None = None) -> dict[str, nn.
     return dict(sorted(found.items(), key=lambda item: not _is_trained(item[1])))
 
 
-def deploy_options(model: nn.Module, cfg: dict, place: str = 'model') -> list[str]:
+def deploy_options(model: nn.Module, cfg: dict | list | tuple, place: str = 'model') -> list[str]:
     """The settings with which a model's config reads its folded checkpoint.
 
     Args:
         model (nn.Module): The model.
-        cfg (dict): Its config.
+        cfg (dict | list | tuple): Its config, or a part of it.
         place (str): Where that is. Defaults to 'model'.
 
     Returns:
@@ -84,14 +84,14 @@ def input_channels(network: nn.Module) -> int:
     return next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
-def predicting_model(model: nn.Module) -> nn.Module:
+def predicting_model(model: BaseModel) -> BaseModel:
     """The part of a model that answers in a test: of a student and a teacher one of both.
 
     Args:
-        model (nn.Module): Model of any toolbox.
+        model (BaseModel): Model of any toolbox.
 
     Returns:
-        nn.Module: The branch that ``semi_test_cfg`` names in mmdet's semi-supervised detectors;
+        BaseModel: The branch that ``semi_test_cfg`` names in mmdet's semi-supervised detectors;
         else the model itself.
     """
     settings = getattr(model, 'semi_test_cfg', None)

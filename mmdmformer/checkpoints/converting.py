@@ -54,7 +54,7 @@ def fold_checkpoint(model: nn.Module, checkpoint: str, out: str | Path) -> None:
         ValueError: If the backbone has no folded form, or cannot be folded.
     """
     model.eval()
-    backbones = find_backbones(model, 'switch_to_deploy').values()
+    backbones: list[Any] = list(find_backbones(model, 'switch_to_deploy').values())
     if not backbones:
         found = ', '.join(type(part).__name__ for part in find_backbones(model).values())
         raise ValueError(

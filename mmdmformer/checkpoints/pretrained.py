@@ -74,7 +74,7 @@ class CheckedPretrainedInit:
         for child in module.children():
             if isinstance(child, BaseModule) and not child.is_init:
                 child.init_weights()
-        weights = _adapt(module, self._read_weights(module))
+        weights = _adapt(module, self._read_weights(module, self.checkpoint))
         difference = _describe_difference(module.state_dict(), weights)
         if difference and not self.allow_partial:
             raise RuntimeError(
@@ -97,8 +97,8 @@ class CheckedPretrainedInit:
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'Loaded from {self.checkpoint}')
 
-    def _read_weights(self, module: nn.Module) -> dict[str, Tensor]:
-        content = read_checkpoint(self.checkpoint, self.map_location, 'current')
+    def _read_weights(self, module: nn.Module, checkpoint: str) -> dict[str, Tensor]:
+        content = read_checkpoint(checkpoint, self.map_location, 'current')
         weights = find_weights(content)
         names = module.state_dict().keys()
         prefix = self.prefix if self.prefix is not None else self._find_prefix(names, weights)

@@ -83,8 +83,8 @@ def guard_loader() -> None:
         with weights_only(filename):
             return original(cls, filename, map_location, logger)
 
-    load_checkpoint.weights_only = True
     loader.load_checkpoint = classmethod(load_checkpoint)
+    loader.load_checkpoint.__func__.weights_only = True
 
 
 @contextmanager

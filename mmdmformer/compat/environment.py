@@ -74,7 +74,7 @@ def leave_out_broken_multimodal_networks() -> None:
         return
     if major >= 5 and find_spec('mmpretrain'):
         dependency = import_module('mmpretrain.utils.dependency')
-        dependency.WITH_MULTIMODAL = False
+        vars(dependency)['WITH_MULTIMODAL'] = False
 
 
 @functools.lru_cache

@@ -59,7 +59,7 @@ def replace_cpu_build() -> None:
 
 
 def _serve() -> _Bridge:
-    bridge = sys.modules[EXT_NAME] = sys.modules['mmcv']._ext = _Bridge()
+    bridge = sys.modules[EXT_NAME] = vars(sys.modules['mmcv'])['_ext'] = _Bridge()
     return bridge
 
 

@@ -120,7 +120,7 @@ def _names_in(called: Callable) -> Iterator[tuple[object, str]]:
 def _why_not_compiled() -> str:
     """Why the bridge stands where mmcv's compiled operators would be."""
     spec = PathFinder.find_spec(mmcv_ops.EXT_NAME, sys.modules['mmcv'].__path__)
-    if spec is None:
+    if spec is None or spec.loader is None:
         return 'mmcv has no compiled operators'
     try:
         spec.loader.exec_module(module_from_spec(spec))

@@ -169,7 +169,7 @@ def _tar_members(archive: tarfile.TarFile) -> list[Member]:
     entries = [info for info in archive if not info.isdir()]
     for info in entries:
         if not info.isreg():
-            raise _foreign(archive.name, info.name)
+            raise _foreign(str(archive.name), info.name)
     return [Member(info.name, info.size, opener(info)) for info in entries]
 
 

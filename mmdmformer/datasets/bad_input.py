@@ -184,14 +184,14 @@ class _ImageGuard:
 
     def __call__(self, results: dict) -> dict | None:
         # of detection; some tools write 0 x 0 for a size that they do not know
-        size = results.get('height') or None, results.get('width') or None
+        size: tuple = results.get('height'), results.get('width')
         try:
             _refuse_bomb(results['img_path'])
             loaded, cause = self.load(results), 'it is empty'
         except Exception as error:  # each decoder has its own
             loaded, cause = None, _describe(error)
         if loaded is not None:
-            if None not in size and size != loaded['img'].shape[:2]:
+            if all(size) and size != loaded['img'].shape[:2]:
                 raise BadInputError(_other_size(results, size))
             return loaded
         if self.bad_images is None:

@@ -109,7 +109,7 @@ def check_counting(dataset: Dataset, model: nn.Module, metrics: Sequence[Any]) -
 
 def _check_top_k(dataset: Dataset, metrics: Sequence[Any]) -> None:
     """Refuse an accuracy of more classes than there are, which mmpretrain meets after an epoch."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     for metric in metrics if classes else ():
         wanted = np.ravel(getattr(metric, 'topk', None) or 0).tolist()
         if max(wanted) > len(classes):

@@ -38,7 +38,7 @@ class CheckedCOCO(COCO):
     """
 
     def __init__(self, annotation_file: str | None = None, name: str | None = None) -> None:
-        self._name = name or annotation_file
+        self._name = name or annotation_file or 'the data set'
         try:
             super().__init__(annotation_file=annotation_file)
         except (ValueError, RecursionError) as error:  # of JSON and Unicode; of too deep lists

@@ -65,7 +65,7 @@ class CocoMetric(MMDetCocoMetric):
                 "newer: take 'proposal'."
             )
         self.limit = self.proposal_nums[-1]
-        self.iou_thrs = np.atleast_1d(self.iou_thrs)
+        self.iou_thrs: np.ndarray = np.atleast_1d(self.iou_thrs)
         names = self._names(ap=True) + self._names(ap=False)
         if unknown := set(self.metric_items or ()) - set(names):
             raise ValueError(
@@ -257,7 +257,7 @@ def _read(path: str, name: str, sort_categories: bool, with_mask: bool) -> Check
     content = truth.dataset
     if sort_categories:
         content['categories'].sort(key=lambda category: category['id'])
-    kept = []
+    kept: list[dict] = []
     for annotation in content.get('annotations', ()):
         cause = find_cause(annotation, with_mask)
         if cause is not None:

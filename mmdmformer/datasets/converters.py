@@ -21,7 +21,7 @@ from .archives import (
 )
 from .bad_input import BadInputError
 from .instances import check_instances
-from .layouts import ADE20K, COCO, IMAGENET, Files, Instances, Layout
+from .layouts import ADE20K, COCO, IMAGENET, Files, Instances, Layout, Part
 
 IMAGENET_TRAIN = 'ILSVRC2012_img_train.tar'
 IMAGENET_VAL = 'ILSVRC2012_img_val.tar'
@@ -86,7 +86,7 @@ def prepare_imagenet(
         ModuleNotFoundError: If SciPy, which reads the development kit, is not installed.
     """
     archives, out = Path(archives), Path(out)
-    train, val = layout.parts
+    train, val = layout.files
     if _needed(archives / IMAGENET_TRAIN, [train], out, quiet):
         _unpack_imagenet_train(archives / IMAGENET_TRAIN, out, train, quiet)
     if _needed(archives / IMAGENET_VAL, [val], out, quiet):
@@ -168,9 +168,9 @@ def prepare_coco(
             check_instance_file(out / part.file, out / part.folder)
 
 
-def _by_archive(layout: Layout) -> dict[str, list[Files | Instances]]:
+def _by_archive(layout: Layout) -> dict[str, list[Part]]:
     """The parts of COCO by the archive that holds them."""
-    groups = {}
+    groups: dict[str, list[Part]] = {}
     for part in layout.parts:
         name = f'{part.folder}.zip' if isinstance(part, Files) else COCO_ANNOTATIONS
         groups.setdefault(name, []).append(part)
@@ -230,7 +230,7 @@ def prepare_ade20k(
     _require_complete(layout, out, quiet)
 
 
-def _needed(archive: Path, parts: Iterable[Files | Instances], out: Path, quiet: bool) -> bool:
+def _needed(archive: Path, parts: Iterable[Part], out: Path, quiet: bool) -> bool:
     """Whether to unpack an archive, which may be missing where its parts are complete."""
     return archive.is_file() or any(part.find_fault(out, quiet) for part in parts)
 

@@ -50,8 +50,8 @@ class Files:
                 places = [entry.path for entry in entries if entry.is_dir()]
             if len(places) != self.classes:
                 return f'{self.folder} has {len(places):,} class folders, not {self.classes:,}'
-        places = _track(places, f'counting {folder}', quiet)
-        found = sum(self._count(place) for place in places)
+        tracked = _track(places, f'counting {folder}', quiet)
+        found = sum(self._count(place) for place in tracked)
         if found != self.count:
             return f'{self.folder} holds {found:,} files, not {self.count:,}'
         return None
@@ -131,6 +131,9 @@ def _digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
+Part = Files | Instances | Manifest
+
+
 @dataclass(frozen=True)
 class Layout:
     """A data set as the configs read it.
@@ -147,7 +150,12 @@ class Layout:
     root: str
     dataset_type: str | None
     prepare: str
-    parts: tuple[Files | Instances | Manifest, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def files(self) -> list[Files]:
+        """The parts that are :class:`Files`."""
+        return [part for part in self.parts if isinstance(part, Files)]
 
     def find_faults(self, root: str | Path | None = None, quiet: bool = True) -> list[str]:
         """Compare a folder with this layout.
@@ -172,7 +180,7 @@ class Layout:
     @property
     def contents(self) -> str:
         """What a complete copy holds, in words."""
-        counts = [f'{part.folder} {part.count:,}' for part in self.parts if isinstance(part, Files)]
+        counts = [f'{part.folder} {part.count:,}' for part in self.files]
         return ', '.join(counts) or 'every file as its manifest says'
 
 

@@ -31,20 +31,21 @@ def voc_to_coco(
         difficult.
 
     Raises:
-        BadInputError: If a file is missing or has no image size or no box where one must be.
+        BadInputError: If a file is missing or has no image size, or an object no name or no box.
     """
     root = Path(root)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, name in enumerate(_lines(root / f'ImageSets/Main/{split}.txt'), 1):
         path = root / f'Annotations/{name}.xml'
         try:
             tree = ET.parse(path).getroot()
-            height, width = (int(tree.findtext(f'size/{side}')) for side in ('height', 'width'))
+            height, width = (int(tree.findtext(f'size/{side}', '')) for side in ('height', 'width'))
             objects = [_voc_object(element, first_pixel) for element in tree.iter('object')]
-        except (OSError, ET.ParseError, TypeError, ValueError) as error:
+        except (OSError, ET.ParseError, ValueError) as error:
             raise BadInputError(
-                f'{path} has no image size or a box without four numbers ({error}): correct or '
-                'restore the file.'
+                f'{path} has no image size, or an object without a name or four numbers ({error}): '
+                'correct or restore the file.'
             ) from error
         images.append(dict(id=number, file_name=f'{name}.jpg', height=height, width=width))
         for class_name, (left, top, right, bottom), difficult in objects:
@@ -59,8 +60,11 @@ def voc_to_coco(
 
 def _voc_object(element: ET.Element, first_pixel: int) -> tuple[str, list[int], bool]:
     corners = ('xmin', 'ymin', 'xmax', 'ymax')
-    box = [int(float(element.findtext(f'bndbox/{corner}'))) - first_pixel for corner in corners]
-    return element.findtext('name'), box, element.findtext('difficult', '0').strip() == '1'
+    box = [int(float(element.findtext(f'bndbox/{corner}', ''))) - first_pixel for corner in corners]
+    name = element.findtext('name')
+    if name is None:
+        raise ValueError('an object has no name')
+    return name, box, element.findtext('difficult', '0').strip() == '1'
 
 
 def masks_to_coco(root: str | Path, names: Iterable[str], class_name: str) -> dict[str, Any]:
@@ -82,7 +86,8 @@ def masks_to_coco(root: str | Path, names: Iterable[str], class_name: str) -> di
     from pycocotools.mask import encode
 
     root = Path(root)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, name in enumerate(names, 1):
         file = f'{name}/images/{name}.png'
         height, width = _gray(root / file).shape

@@ -72,7 +72,7 @@ class BoxDecoder(nn.Module):
         ValueError: If its ``test_cfg`` asks for what ONNX has no operator for.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         self.num_classes, self.num_labels = head.cls_out_channels, head.num_classes
         self.softmax = not head.use_sigmoid_cls

@@ -37,7 +37,7 @@ def describe(cfg: Config, network: Network) -> dict[str, Any]:
     values = 'RGB values' if rgb else 'values as the pipeline loads them,'
     shape = f'(batch, {network.in_channels}, height, width)'
     about = dict(
-        task=TASKS[toolbox_of(cfg)],
+        task=TASKS[toolbox_of(cfg) or ''],
         inputs=dict(images=f'{values} from 0 to 255, float32, of shape {shape}'),
         color_order='RGB' if rgb else 'as loaded',
         value_range=[0, 255],

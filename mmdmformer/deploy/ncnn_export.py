@@ -103,7 +103,7 @@ def _convert(network: Network, folder: Path) -> Path:
     example = network.example()[0][:1]
     larger = [*example.shape[:2], *(side + 64 for side in example.shape[2:])]
     traced, graph = folder / 'network.pt', folder / 'network.ncnn.param'
-    module = _Logits(network) if isinstance(network, Segmentor) else network
+    module: nn.Module = _Logits(network) if isinstance(network, Segmentor) else network
     module = _with_adaptive_pooling(copy.deepcopy(module))
     with torch.no_grad(), dwconv_backend('reference'), _Products(), warnings.catch_warnings():
         warnings.simplefilter('ignore')

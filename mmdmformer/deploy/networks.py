@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..analysis.loaded_model import class_names
@@ -39,7 +40,7 @@ class Network(nn.Module):
     takes another number C of channels gets them as its config loads them.
 
     Args:
-        model (nn.Module): The model of a config, in evaluation mode.
+        model (BaseModel): The model of a config, in evaluation mode.
 
     Attributes:
         in_channels (int): Channels C of an image.
@@ -61,8 +62,10 @@ class Network(nn.Module):
     example_sides = (64, 96)
     counts: str | None = None
     takes_several_sizes = True
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.backbone = first_backbone(model)
         self.in_channels = input_channels(self.backbone)
@@ -128,7 +131,7 @@ class Network(nn.Module):
         return outputs
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """What the toolbox's model gives for a batch of its data loader, as :meth:`results`."""
         raise NotImplementedError
 
@@ -147,7 +150,7 @@ class Stages(Network):
         return {name: f'map of stride {4 * 2**i}' for i, name in enumerate(self.output_names)}
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """The backbone's maps of what the model's data preprocessor gives."""
         return first_backbone(model)(model.data_preprocessor(data, False)['inputs'])
 
@@ -157,7 +160,7 @@ class Classifier(Network):
 
     output_names = ('logits',)
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__(model)
         self.neck, self.head = model.neck, model.head
         self.several_labels = type(self.head).__name__ == 'MultiLabelLinearClsHead'
@@ -185,7 +188,7 @@ class Classifier(Network):
         return (logits.sigmoid() if self.several_labels else logits.softmax(1),)
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """The scores of the classes."""
         return (torch.stack([sample.pred_score for sample in model.test_step(data)]),)
 
@@ -197,7 +200,7 @@ class Segmentor(Network):
     counts = 'pixels of objects'
     takes_several_sizes = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__(model)
         self.neck = model.neck if model.with_neck else nn.Identity()
         self.head = model.decode_head
@@ -249,7 +252,7 @@ class Segmentor(Network):
         return logits.sigmoid() if self.head.out_channels == 1 else logits, labels
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """The logits or scores, and the labels."""
         samples = model.test_step(data)
         labels = torch.cat([sample.pred_sem_seg.data for sample in samples])
@@ -261,7 +264,7 @@ class RetinaMaps(Network):
 
     example_sides = (320, 416)  # strides go up to 128
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__(model)
         self.neck, self.head = model.neck, model.bbox_head
         levels = range(self.neck.num_outs)
@@ -285,7 +288,7 @@ class RetinaMaps(Network):
         }
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """The maps of the model's head."""
         scores, deltas = model(**model.data_preprocessor(data, False), mode='tensor')
         return *scores, *deltas
@@ -296,7 +299,7 @@ class RetinaBoxes(RetinaMaps):
 
     counts = 'boxes'
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         from .boxes import BoxDecoder
 
         super().__init__(model)
@@ -341,14 +344,14 @@ class RetinaBoxes(RetinaMaps):
         return dict(thresholds=self.decoder.thresholds())
 
     @staticmethod
-    def predicted(model: nn.Module, data: dict) -> Sequence[Tensor]:
+    def predicted(model: BaseModel, data: dict) -> Sequence[Tensor]:
         """The corners, scores and labels of the boxes, and the image of each."""
         found = [sample.pred_instances for sample in model.test_step(data)]
         parts = [torch.cat([each[k] for each in found]) for k in ('bboxes', 'scores', 'labels')]
         return *parts, torch.cat([torch.full((len(each),), i) for i, each in enumerate(found)])
 
 
-def _padding(preprocessor: nn.Module) -> tuple[int, float]:
+def _padding(preprocessor: Any) -> tuple[int, float]:
     """To which multiple of pixels the toolbox pads a tested image, and with what."""
     if hasattr(preprocessor, 'size_divisor'):  # mmseg, whose own divisor is for training
         settings = preprocessor.test_cfg or {}
@@ -364,7 +367,7 @@ def _padding(preprocessor: nn.Module) -> tuple[int, float]:
 
 def load_model(
     cfg: Config, checkpoint: str, backbone_only: bool = False, raw: bool = False
-) -> tuple[type[Network], nn.Module]:
+) -> tuple[type[Network], BaseModel]:
     """Build a config's model with the weights of a checkpoint, as its toolbox does.
 
     Args:
@@ -376,7 +379,7 @@ def load_model(
             boxes. Defaults to False.
 
     Returns:
-        tuple[type[Network], nn.Module]: What it is exported as, and the model,
+        tuple[type[Network], BaseModel]: What it is exported as, and the model,
         in evaluation mode.
 
     Raises:
@@ -417,7 +420,7 @@ def build_network(
     return kind(model).eval().requires_grad_(False)
 
 
-def first_backbone(model: nn.Module) -> nn.Module:
+def first_backbone(model: nn.Module) -> Any:
     """A model's backbone, wherever it is; of several the first that is trained."""
     backbones = list(find_backbones(model).values())
     if not backbones:
@@ -435,7 +438,7 @@ def _check_backbone(cfg: Config, model: nn.Module) -> None:
         )
 
 
-def _kind(cfg: Config, model: nn.Module, raw: bool) -> type[Network]:
+def _kind(cfg: Config, model: BaseModel, raw: bool) -> type[Network]:
     """Which network a model becomes, or a sentence on why it cannot."""
     kind = type(model).__name__
     if kind == 'ImageClassifier' and type(model.head).__name__ in _CLASSIFIER_HEADS:

@@ -42,7 +42,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
     DurableLocalBackend().put(model.SerializeToString(), out)
 
 
-def build_onnx(network: Network) -> 'onnx.ModelProto':  # noqa: F821  (imported where needed)
+def build_onnx(network: Network) -> Any:
     """Express a network in ONNX's own operators.
 
     Args:
@@ -55,7 +55,7 @@ def build_onnx(network: Network) -> 'onnx.ModelProto':  # noqa: F821  (imported 
         ImportError: If a package is missing.
     """
     onnx = need('onnx')
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # which the exporter without dynamo takes as well as a path
     # torch's own layers alone: no operator of oneDNN or of ours gets into the graph.
     with torch.no_grad(), dwconv_backend('reference'), _quietly(), _with_nms():
         torch.onnx.export(

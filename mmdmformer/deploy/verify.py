@@ -87,7 +87,7 @@ def toolbox_model(cfg: Config, checkpoint: str, **options: bool) -> Run:
     return predict
 
 
-def _data_sample(scope: str) -> type:
+def _data_sample(scope: str | None) -> type:
     if scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
     elif scope == 'mmdet':

@@ -38,7 +38,7 @@ class ConfigFault:
     """An error, and the config that it was raised for.
 
     Args:
-        error (Exception): As it was caught, with its traceback.
+        error (BaseException): As it was caught, with its traceback.
 
     Attributes:
         is_certain (bool): Whether the sentence says all; else the traceback tells more.
@@ -46,8 +46,8 @@ class ConfigFault:
 
     is_certain = True
 
-    def __init__(self, error: Exception) -> None:
-        self.frames = []
+    def __init__(self, error: BaseException) -> None:
+        self.frames: list[FrameType] = []
         while True:
             self.frames += [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
             inner = error.__cause__ or error.__context__
@@ -57,7 +57,7 @@ class ConfigFault:
             error = inner
         self.error = error
         self.message = ' '.join(map(str, error.args)) if isinstance(error, KeyError) else str(error)
-        self.cfg = next(self._locals_of(Config), None)
+        self.cfg: Any = next(self._locals_of(Config), None)
         self.settings: dict[str, Any] = {}
         self.place = ''
         if self.cfg is not None:
@@ -136,7 +136,7 @@ class ConfigFault:
     def _no_images(self) -> str | None:
         """A data set that found nothing, which mmengine puts together for its workers."""
         last = self.frames[-1]
-        dataset = last.f_locals.get('self')
+        dataset: Any = last.f_locals.get('self')
         if last.f_code.co_name != '_serialize_data' or dataset.data_list or not self.place:
             return None
         part = self.settings[self.place]
@@ -186,7 +186,7 @@ class ConfigFault:
         registries, place = list(self._locals_of(Registry)), f'{self.place}.type'
         kind, own = self.settings.get(place), _names_in(registries[-1:], toolbox_of(self.cfg))
         if str(kind) in self.message and 'is not in the' in self.message and kind not in own:
-            return f'{self._show(place)} is not registered: {did_you_mean(kind, own)}'
+            return f'{self._show(place)} is not registered: {did_you_mean(str(kind), own)}'
         every = _names_in([*_root_registries(), TOKEN_MIXERS], toolbox_of(self.cfg))
         for place, value in self.settings.items():
             if (
@@ -265,7 +265,8 @@ def _is_below(place: str, other: str) -> bool:
 
 def _arguments(kind: Any) -> set[str]:
     """What a function takes, or a class and those that it passes the rest on to."""
-    makers = [k.__init__ for k in inspect.getmro(kind)] if inspect.isclass(kind) else [kind]
+    kinds: tuple[Any, ...] = inspect.getmro(kind) if inspect.isclass(kind) else ()
+    makers = [each.__init__ for each in kinds] or [kind]
     names = set()
     for maker in makers:
         with suppress(TypeError, ValueError):

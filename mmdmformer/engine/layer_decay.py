@@ -28,7 +28,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             effect.
 
     Raises:
-        ValueError: If ``layer_decay_rate`` is missing or out of range.
+        ValueError: If ``layer_decay_rate`` is missing or out of range, or the
+            optimizer has no ``lr``.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -43,6 +44,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(
                 f'paramwise_cfg.layer_decay_rate={rate} of the optim_wrapper must be a number '
                 'above 0 and at most 1.'
+            )
+        if self.base_lr is None:
+            raise ValueError(
+                f'optim_wrapper.optimizer={optim_wrapper_cfg["optimizer"]} has no lr, which '
+                'layer_decay_rate makes smaller: set it.'
             )
         self.layer_decay_rate = rate
 
@@ -77,7 +83,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (parameter,) = group['params']
             steps = _steps_below_the_last(names[parameter], backbones)
-            group['lr'] = group.get('lr', self.base_lr) * self.layer_decay_rate**steps
+            group.setdefault('lr', self.base_lr)
+            group['lr'] *= self.layer_decay_rate**steps
         rates = [group['lr'] for group in params]
         print_log(
             f'Learning rates rise with depth from {min(rates):.3g} to {max(rates):.3g} '
@@ -86,7 +93,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
 
-def _steps_below_the_last(name: str, backbones: dict[str, nn.Module]) -> int:
+def _steps_below_the_last(name: str, backbones: dict) -> int:
     for place, backbone in backbones.items():
         prefix = f'{place}.' if place else ''
         if name.startswith(prefix):

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
-from torch.utils.data import DataLoader
 
 from .batch_size import count_accumulation
 from .errors import UsageError
@@ -29,12 +29,14 @@ _LAYOUT = 'data_layout'  # in the message hub as well: of the iterations that we
 _DUE = 'unfinished_validation'  # in the work directory: after which iteration a validation is due
 
 
-class _ResumableLoop:
+class _ResumableLoop(BaseLoop):
     """Common part of both loops."""
 
+    _epoch: int
+    _iter: int
     _noted: int | None = -1  # what the work directory says of validation; unknown at first
 
-    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+    def __init__(self, runner, dataloader: Any, *args, **kwargs) -> None:
         if isinstance(dataloader, dict):
             differ = runner._randomness_cfg.get('diff_rank_seed', False)
             dataloader = runner.build_dataloader(dataloader, runner.seed, differ)
@@ -274,7 +276,7 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
 
     def _prepare_data(self) -> None:
         if self._iter > 0 and seeded_batches(self.dataloader) is not None:
-            self.dataloader_iterator = self._rest()
+            self.dataloader_iterator: Any = self._rest()
             self.fast_forward_on_resume = False  # of a fork, which would leave out the skipping
 
     def _rest(self) -> _Rest:

@@ -9,10 +9,10 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import save_checkpoint, set_random_seed
 from mmengine.utils import import_modules_from_strings
-from torch import nn
 
 from ..compat.environment import TOOLBOXES
 
@@ -32,14 +32,14 @@ def toolbox_of(cfg: Config) -> str | None:
     return cfg.get('default_scope') or (package if package in TOOLBOXES else None)
 
 
-def build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> BaseModel:
     """Build the model of a config, in the scope of its toolbox.
 
     Args:
         cfg (Config): Config of any OpenMMLab toolbox.
 
     Returns:
-        nn.Module: The model, on the CPU, before ``init_weights``.
+        BaseModel: The model, on the CPU, before ``init_weights``.
     """
     if 'custom_imports' in cfg:
         import_modules_from_strings(**cfg.custom_imports)

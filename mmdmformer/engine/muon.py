@@ -57,7 +57,7 @@ class MuonWithAdamW(Optimizer):
                 split[_is_matrix(member)].append({**group, 'params': [member]})
         # torch refuses an optimizer of nothing.
         placeholder = [nn.Parameter(torch.zeros(1, 1), requires_grad=False)]
-        settings = dict(lr=lr, weight_decay=weight_decay)
+        settings: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
         with _as_matrices(group['params'][0] for group in split[True]):
             self.muon = torch.optim.Muon(
                 split[True] or placeholder,
@@ -80,7 +80,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step.
 
         Args:

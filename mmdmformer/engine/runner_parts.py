@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner.base_loop import BaseLoop
-from torch import nn
 from torch.utils.data import DataLoader
 
 
@@ -26,7 +26,7 @@ def optim_wrappers(runner) -> list[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
-def bare_model(model: nn.Module) -> nn.Module:
+def bare_model(model: Any) -> BaseModel:
     """A model without what distributes it, or augments its tests."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -252,7 +252,7 @@ def read_config_file(path: Path, options: dict[str, Any] | None = None) -> Confi
 
 def _require_scope(scope: str | None, path: Path) -> None:
     """Raise unless a scope is a toolbox, or what a config's imports have registered."""
-    if scope in {None, 'mmengine', *TOOLBOXES, *MODELS.children}:
+    if scope is None or scope in {'mmengine', *TOOLBOXES, *MODELS.children}:
         return
     if scope.isidentifier() and find_spec(scope) is not None:
         return

@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from typing import Any
 
@@ -52,7 +52,7 @@ class SeededBatches(Sampler):
     """A batch sampler whose batches know their random seed and that can begin anywhere.
 
     Args:
-        batch_sampler (Sampler): Gives lists of indices.
+        batch_sampler (Sampler): Gives lists of indices, as torch's ``BatchSampler`` does.
 
     Attributes:
         seed (int): Decides the random numbers of all batches.
@@ -62,7 +62,7 @@ class SeededBatches(Sampler):
             batches of the present size.
     """
 
-    def __init__(self, batch_sampler: Sampler) -> None:
+    def __init__(self, batch_sampler: Any) -> None:
         self.batch_sampler = batch_sampler
         self.sampler = batch_sampler.sampler
         self.batch_size = batch_sampler.batch_size
@@ -97,6 +97,7 @@ class SeededBatches(Sampler):
             self.sampler.__init__(self.sampler.dataset, self.sampler.shuffle, self.sampler.seed)
         first, skip, self.skip = self.first, self.skip, 0
         self.first += 0 if self.infinite else len(self)  # for the pass after this one
+        batches: Iterable[list[int]]
         if self.skip_samples is None:
             batches = islice(self.batch_sampler, skip, None)
         else:
@@ -131,7 +132,7 @@ class _SeededFetch:
         return self.fetch(batch) if self.fetch else [self.dataset[index] for index in batch]
 
 
-def make_resumable(loader: DataLoader) -> None:
+def make_resumable(loader: Any) -> None:
     """Give a data loader :class:`SeededBatches`.
 
     Args:
@@ -162,7 +163,7 @@ def protect_workers(loader: DataLoader) -> None:
         loader.worker_init_fn = _ProtectedWorker(loader.worker_init_fn)
 
 
-def require_same_length(loader: DataLoader) -> None:
+def require_same_length(loader: Any) -> None:
     """Refuse data that differ between processes, which would wait for each other for ever.
 
     Raises:
@@ -183,8 +184,8 @@ class _ProtectedWorker:
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        parent = multiprocessing.parent_process().pid  # with a fork server not the one of the OS
-        threading.Thread(target=_end_for_parent_only, args=(parent,), daemon=True).start()
+        parent: Any = multiprocessing.parent_process()  # with a fork server not the one of the OS
+        threading.Thread(target=_end_for_parent_only, args=(parent.pid,), daemon=True).start()
         if self.init is not None:
             self.init(worker)
 

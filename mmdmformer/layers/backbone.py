@@ -4,6 +4,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch.nn as nn
 from mmengine.model import BaseModule
@@ -14,7 +15,7 @@ from ..ops import memory_format_of
 from ..registry import type_name
 
 
-class BackboneContract:
+class BackboneContract(BaseModule):
     """Outputs, freezing, norm layers in eval mode and initial weights, for any network.
 
     A mixin for subclasses of a toolbox's network, which stand after it in the
@@ -23,8 +24,6 @@ class BackboneContract:
     stage), and then calls :meth:`_set_contract`. It implements
     :meth:`_parts`, :meth:`_blocks` and :meth:`forward`.
     """
-
-    stage_channels: Sequence[int]
 
     def _set_contract(
         self,
@@ -154,7 +153,7 @@ class BackboneContract:
         self.apply(_init_layer)
 
 
-class Backbone(BackboneContract, BaseModule):
+class Backbone(BackboneContract):
     """Base of the backbones: outputs, freezing, norm layers in eval mode, initial weights.
 
     A subclass builds its network, sets ``embed_dims`` (channels of each
@@ -260,8 +259,9 @@ def normalize_out_indices(out_indices: int | Sequence[int], num_stages: int) -> 
         >>> normalize_out_indices((-2, -1), 4)
         (2, 3)
     """
-    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
-    given = out_indices if is_sequence else [out_indices]
+    given: Sequence[Any] = [out_indices]
+    if isinstance(out_indices, Sequence) and not isinstance(out_indices, str):
+        given = out_indices
     choice = f'choose one or more of 0 to {num_stages - 1}, or of -{num_stages} to -1.'
     if any(isinstance(i, bool) or not isinstance(i, Integral) for i in given):
         raise ValueError(

@@ -6,7 +6,7 @@ All functions return new layers and leave their arguments as they are.
 """
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
@@ -37,7 +37,7 @@ def as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         >>> [v.tolist() for v in as_affine(norm)]
         [[0.5], [-1.5]]
     """
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
         raise ValueError(
             f'{norm} cannot be folded, as its statistics depend on the input: only batch norm '
             "with running statistics can, so use norm_cfg=dict(type='BN')."
@@ -112,7 +112,7 @@ def fold_sequence(layers: nn.Module) -> nn.Sequential:
     Returns:
         nn.Sequential: The layers without the norms.
     """
-    folded: list[nn.Module] = []
+    folded: list[Any] = []
     for layer in layers.children():
         if is_norm(layer):
             folded[-1] = fold_after(folded[-1], *as_affine(layer))
@@ -140,9 +140,9 @@ class FoldedBlock(nn.Module):
         self, mixer: nn.Module, norm: nn.Module, ffn: nn.Sequential, scale: Tensor
     ) -> None:
         super().__init__()
-        first, *middle, last = ffn
+        first, *middle, last = list[Any](ffn)
         self.mixer = mixer
-        self.ffn = nn.Sequential(
+        self.ffn: Any = nn.Sequential(
             fold_before(*as_affine(norm), first), *middle, fold_after(last, scale)
         )
 
@@ -196,9 +196,8 @@ def fold_mixer(norm: nn.Module, mixer: nn.Module, scale: Tensor) -> nn.Module:
         ValueError: If the mixer folds, and a norm is no batch norm with
             running statistics.
     """
-    if hasattr(mixer, 'fold'):
-        return mixer.fold(norm, scale)
-    return ResidualMixer(norm, mixer, scale)
+    fold = getattr(mixer, 'fold', None)
+    return ResidualMixer(norm, mixer, scale) if fold is None else fold(norm, scale)
 
 
 class FoldedDMA(nn.Module):
@@ -226,7 +225,7 @@ class FoldedDMA(nn.Module):
         True
     """
 
-    def __init__(self, norm: nn.Module, mixer: nn.Module, scale: Tensor) -> None:
+    def __init__(self, norm: nn.Module, mixer: Any, scale: Tensor) -> None:
         super().__init__()
         before = as_affine(norm)
         expand = fold_after(mixer.expand, *as_affine(mixer.expand_norm))
@@ -234,11 +233,14 @@ class FoldedDMA(nn.Module):
         self.expand_act = mixer.expand_act
 
         branch_scale, branch_shift = as_affine(mixer.branch_norm)
-        self.branches = nn.ModuleList(fold_after(b, branch_scale) for b in mixer.branches)
-        self.branches[0].bias.data += branch_shift  # once for the sum
+        self.branches: Any = nn.ModuleList(
+            fold_after(branch, branch_scale, 0.0 if i else branch_shift)  # once for the sum
+            for i, branch in enumerate(mixer.branches)
+        )
         self.branch_act = mixer.branch_act
 
-        value, self.out_act = copy.deepcopy(mixer.value), nn.Identity()
+        value = copy.deepcopy(mixer.value)
+        self.out_act: nn.Module = nn.Identity()
         if isinstance(mixer.value_norm_act, nn.Sequential):
             value_norm, self.out_act = mixer.value_norm_act
             value = fold_after(value, *as_affine(value_norm))

@@ -126,8 +126,8 @@ class PathRates(nn.Module):
     def forward(self, attention: Tensor | None, convolution: Tensor | None) -> Tensor:
         """Add the paths' outputs, of one shape; None is a path that does not exist."""
         if attention is None or convolution is None:
-            return convolution if attention is None else attention
-        beta = 1 - self.alpha if self.complementary else self.beta
+            return [path for path in (attention, convolution) if path is not None][0]
+        beta = self.beta if self.alpha is None or not self.complementary else 1 - self.alpha
         attention = attention if self.alpha is None else self.alpha * attention
         return attention + (convolution if beta is None else beta * convolution)
 
@@ -187,13 +187,14 @@ class ACmix(ACmixOperator):
             rates,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *context: object) -> Tensor:
         """Mix tokens.
 
         Args:
             x (Tensor): Input of shape (B, C, H, W).
+            context: None, as the projection takes nothing else.
 
         Returns:
             Tensor: Output of shape (B, C, H, W).
         """
-        return keep_format(super().forward(x), x)
+        return keep_format(super().forward(x, *context), x)

@@ -200,7 +200,7 @@ class ReducedProjection(nn.Module):
             the grid, of shapes (B, C, H, W) and (B, 2C, H, W).
         """
         query = self.query(x)
-        if self.reduce is None:
+        if self.reduce is None or self.norm is None:
             key_value = self.key_value(x)
             key_value_map = _to_map(key_value, hw_shape)
         else:

@@ -2,6 +2,7 @@
 """Dynamic Multi-level Attention, the token mixer of DMFormer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn as nn
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -79,7 +80,7 @@ class DMA(nn.Module):
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.expand_norm = build_norm_layer(norm_cfg, hidden)[1]
         self.expand_act = build_activation_layer(act_cfg)
-        self.branches = nn.ModuleList(
+        self.branches: Any = nn.ModuleList(
             nn.Conv2d(hidden, hidden, k, padding=d * (k // 2), dilation=d, groups=hidden)
             for k, d in zip(kernel_sizes, dilations, strict=True)
         )

@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """Depthwise convolution with a large kernel, as in RepLKNet."""
 
+from typing import Any
+
 import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -111,9 +113,9 @@ class DepthwiseConv(nn.Module):
             ValueError: If a norm is no batch norm with running statistics.
         """
         expand = fold_after(self.expand, *as_affine(self.expand_norm))
-        (depthwise,) = fold_sequence(self.large)
+        depthwise: Any = fold_sequence(self.large)[0]
         if self.small is not None:
-            (small,) = fold_sequence(self.small)
+            small: Any = fold_sequence(self.small)[0]
             margin = (depthwise.kernel_size[0] - small.kernel_size[0]) // 2
             depthwise.weight.data += F.pad(small.weight.data, (margin,) * 4)
             depthwise.bias.data += small.bias.data

@@ -219,7 +219,8 @@ class DynamicTokenAttention(nn.Module):
                 f'{kernel!r} and {position!r}.'
             )
         self.num_heads = num_heads
-        self.window_size = tuple(window_size)
+        height, width = window_size
+        self.window_size = height, width
         self.activation = activation
         self.depthwise = depthwise
         self.rel_on_values = rel_on_values
@@ -228,11 +229,11 @@ class DynamicTokenAttention(nn.Module):
         self.head_dims = embed_dims // num_heads
         self.scale = qk_scale if qk_scale is not None else self._default_scale()
 
-        height, width = self.window_size
         if position == 'relative':
             columns = embed_dims if rel_per_channel else num_heads
             table = torch.empty((2 * height - 1) * (2 * width - 1), columns)
-            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            nn.init.trunc_normal_(table, std=0.02)
+            self.relative_position_bias_table: nn.Parameter | None = nn.Parameter(table)
         else:
             self.relative_position_bias_table = None
         if depthwise:
@@ -289,10 +290,11 @@ class DynamicTokenAttention(nn.Module):
             Tensor: Of shape (heads, h * w, h * w), or (heads, d, h * w, h * w)
             with ``rel_per_channel``; None without relative positions.
         """
-        if self.relative_position_bias_table is None:
+        table = self.relative_position_bias_table
+        if table is None:
             return None
         size = self.window_size if window_size is None else window_size
-        return toeplitz_matrix(self._table(size), size).squeeze(1)
+        return toeplitz_matrix(self._resize_table(table, size), size).squeeze(1)
 
     def _default_scale(self) -> float:
         if self.activation == 'none':
@@ -323,14 +325,14 @@ class DynamicTokenAttention(nn.Module):
         return num_tokens > self.head_dims * (2 if relative else 1)
 
     def _mix_linear(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: None, size: tuple[int, int]
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, size: tuple[int, int]
     ) -> Tensor:
-        y = q @ ((k * self.scale).transpose(-2, -1) @ v)
-        return y if self.relative_position_bias_table is None else y + self._mix_relative(v, size)
+        y, table = q @ ((k * self.scale).transpose(-2, -1) @ v), self.relative_position_bias_table
+        return y if table is None else y + self._mix_relative(table, v, size)
 
-    def _mix_relative(self, v: Tensor, size: tuple[int, int]) -> Tensor:
+    def _mix_relative(self, table: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute B V for ``v`` of shape (B, heads, N, d), 0 for the tokens in front."""
-        table = self._table(size)
+        table = self._resize_table(table, size)
         in_window = v[..., self.num_extra_tokens :, :]
         # Some Fourier transforms refuse an empty batch, and ONNX has none for maps.
         is_large = in_window.shape[-2] > MAX_DENSE_TOKENS and in_window.shape[0] > 0
@@ -376,25 +378,22 @@ class DynamicTokenAttention(nn.Module):
 
     def _depthwise_kernel(self, k: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Merge the keys, of shape (B, heads, N, d), to a kernel for each token."""
-        relative = self.relative_position_bias_table is not None
         if mask is None:
-            mean = k.mean(dim=-2, keepdim=True)
-            return mean + self._mix_relative(k, size) if relative else mean
+            mean, table = k.mean(dim=-2, keepdim=True), self.relative_position_bias_table
+            return mean if table is None else mean + self._mix_relative(table, k, size)
         same_region = _same_region(mask, k)
         k = k.reshape(-1, mask.shape[0], *k.shape[1:])
         weights = same_region / same_region.sum(dim=-1, keepdim=True)
         kernel = torch.einsum('wij,bwhjc->bwhic', weights, k)
-        if relative:
-            bias = self.relative_bias(size)
+        bias = self.relative_bias(size)
+        if bias is not None:
             equation = f'wij,{_INDICES[bias.ndim]},bwhjc->bwhic'
             kernel = kernel + torch.einsum(equation, same_region, bias, k)
         return kernel.flatten(0, 1)
 
-    def _table(self, size: tuple[int, int]) -> Tensor:
+    def _resize_table(self, table: Tensor, size: tuple[int, int]) -> Tensor:
         """Give the table as (heads, 1 or d, 2h - 1, 2w - 1)."""
-        table = self.relative_position_bias_table.t()
-        table = resize_table(table, self.window_size, size)
-        return table.unflatten(0, (self.num_heads, -1))
+        return resize_table(table.t(), self.window_size, size).unflatten(0, (self.num_heads, -1))
 
     def _adapt_weights(self, state_dict: dict, prefix: str, *args) -> None:
         """Take tables for a square window of another size, and mmpretrain's checkpoints."""

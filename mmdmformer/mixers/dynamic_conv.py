@@ -57,13 +57,9 @@ class DynamicConv(nn.Module):
         self.kernel_size = kernel_size
         self.bias = nn.Parameter(torch.zeros(num_kernels, channels))
         hidden = max(channels // reduction, 1)
-        self.select = nn.Sequential(
-            nn.Linear(channels, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, num_kernels),
-            nn.Softmax(dim=-1),
-        )
-        nn.init.normal_(self.select[2].weight, std=0.02)
+        reduce, score = nn.Linear(channels, hidden), nn.Linear(hidden, num_kernels)
+        nn.init.normal_(score.weight, std=0.02)
+        self.select = nn.Sequential(reduce, nn.ReLU(), score, nn.Softmax(dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens.

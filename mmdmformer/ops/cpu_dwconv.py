@@ -7,6 +7,7 @@ respect to the input is the same operator with reversed kernels.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +161,8 @@ def sum_fused(
     weights = _crop_all(weights, dilations, x)
 
     def sum_branches(x: Tensor) -> Tensor:
-        x, out = x.contiguous(memory_format=torch.channels_last), None
+        x = x.contiguous(memory_format=torch.channels_last)
+        out: Any = None
         for i, (weight, dilation) in enumerate(zip(weights, dilations, strict=True)):
             padded, padding = _pad_in_part(x, weight, dilation)
             geometry = (padding, [1, 1], [dilation, dilation], x.shape[1])

@@ -51,7 +51,7 @@ def conv2d(
     if _is_matrix_product(x, conv, name, add):
         y = _multiply(x, conv, name, add)
     else:
-        geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        geometry = list(map(int, conv.padding)), [*conv.stride], [*conv.dilation], conv.groups
         y = convolve(x, conv.weight, conv.bias, *geometry, name, add)
     return y if act is None or name != 'none' else act(y)
 

@@ -2,11 +2,12 @@
 """Attention of every position to the window around it, without copies for each position."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 # Side of the tiles of queries. With windows of 7, tiles of 8 copy each key 3 times, not 49, and a
 # quarter of the logits is used.
@@ -218,7 +219,7 @@ class _Aggregate(torch.autograd.Function):
     """Accumulate taps in place: autograd would make a map as large as the values for each one."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, weights: Tensor, padded: Tensor, window: int) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, padded: Tensor, window: int) -> Tensor:
         ctx.save_for_backward(weights, padded)
         ctx.window = window
         out = _accumulator(padded, *padded.shape[:3], *weights.shape[-2:])
@@ -228,7 +229,7 @@ class _Aggregate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         weights, padded = ctx.saved_tensors
         grad_weights, grad_padded = torch.empty_like(weights), _accumulator(padded, *padded.shape)
         taps = _taps(weights, padded, ctx.window)

@@ -414,6 +414,12 @@ def test_wrong_image_is_named(brightest, tmp_path):
         explain(brightest, tmp_path / 'broken.png')
 
 
+def test_a_config_without_a_test_pipeline_is_named(mini_data):
+    loaded = load_model(CLASSIFIER, 'none', dict(test_dataloader=None))
+    with pytest.raises(UsageError, match='mini-imagenet.py has no test pipeline'):
+        explain(loaded, scene(mini_data))
+
+
 @pytest.mark.parametrize(
     'paths',
     ['a.png', 'a.png b.py', 'b.py none', 'a.png b.py none c.py', 'a.png b.py c.py none none',

@@ -60,13 +60,19 @@ def test_voc_boxes_are_those_of_mmdet(first_pixel, tmp_path):
 
 @pytest.mark.parametrize(
     'old, new',
-    [('<xmin>260</xmin>', ''), ('>260<', '>left<'), ('<width>640</width>', ''), ('</size>', '')],
+    [
+        ('<xmin>260</xmin>', ''),
+        ('>260<', '>left<'),
+        ('<width>640</width>', ''),
+        ('</size>', ''),
+        ('<name>RBC</name>', ''),
+    ],
 )
 def test_voc_names_a_file_without_what_is_needed(old, new, tmp_path):
     write_voc(tmp_path, OBJECTS)
     path = tmp_path / 'Annotations/BloodImage_01.xml'
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(BadInputError, match='BloodImage_01.xml has no image size or a box'):
+    with pytest.raises(BadInputError, match='BloodImage_01.xml has no image size, or an object'):
         voc_to_coco(tmp_path, 'train', CLASSES)
     with pytest.raises(BadInputError, match='Main/all.txt cannot be read'):
         voc_to_coco(tmp_path, 'all', CLASSES)

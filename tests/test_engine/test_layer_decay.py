@@ -119,3 +119,13 @@ def test_wrong_rates_are_named(rate):
     )
     with pytest.raises(ValueError, match=f'layer_decay_rate={rate} .* above 0 and at most 1'):
         build_optim_wrapper(_Model(DMFormer('nano')), cfg)
+
+
+def test_an_optimizer_without_a_rate_is_named():
+    cfg = dict(
+        constructor='LayerDecayOptimWrapperConstructor',
+        optimizer=dict(type='AdamW'),
+        paramwise_cfg=dict(layer_decay_rate=RATE),
+    )
+    with pytest.raises(ValueError, match=r"optimizer=\{'type': 'AdamW'\} has no lr"):
+        build_optim_wrapper(_Model(DMFormer('nano')), cfg)

@@ -188,7 +188,7 @@ def _deform_conv(
     **_,
 ) -> Tensor:
     modulated = mask is not None
-    if modulated:
+    if mask is not None and size is not None:
         offset, mask = _read_as(offset, size), _read_as(mask, size)
     return torchvision_operator('deform_conv2d')(
         input,

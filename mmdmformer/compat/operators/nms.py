@@ -56,7 +56,8 @@ def softnms(
         Tensor: (K,) indices of the boxes that are left, by descending new score.
     """
     boxes, scores = boxes.float(), scores.float()
-    left, kept = torch.arange(len(boxes)), []
+    left = torch.arange(len(boxes))
+    kept: list[Tensor] = []
     while len(left):
         best = left[scores[left].argmax()]
         dets[len(kept)] = torch.cat([boxes[best], scores[best, None]])

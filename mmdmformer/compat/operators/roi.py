@@ -137,7 +137,7 @@ def _sample_positions(
     """Positions (N, height, width, count) of the samples of each bin along one axis."""
     bins = torch.arange(shift.size(1 + axis), device=shift.device)
     bins = bins[:, None, None] if axis == 0 else bins[None, :, None]
-    steps = (torch.arange(count, device=shift.device, dtype=shift.dtype) + 0.5) / count
+    steps = (torch.arange(int(count), device=shift.device, dtype=shift.dtype) + 0.5) / count
     return (start[:, None, None] + shift)[..., None] + (bins + steps) * side[:, None, None, None]
 
 

@@ -107,7 +107,7 @@ def _corners(boxes: Tensor) -> Tensor:
 
 def _within(points: Tensor, corners: Tensor) -> Tensor:
     """Whether each of (N, 4, 2) points lies in the box of the corners, border included."""
-    inside = True
+    inside = points.new_ones(points.shape[:2], dtype=torch.bool)
     for neighbor in (1, 3):
         side = (corners[:, neighbor] - corners[:, 0])[:, None]
         along = ((points - corners[:, :1]) * side).sum(-1) / side.square().sum(-1)

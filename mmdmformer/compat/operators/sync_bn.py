@@ -50,8 +50,8 @@ def sync_bn_forward_output(
     """
     std.copy_((var + eps).sqrt())
     norm.copy_((input.float() - mean[:, None]) / std[:, None])
-    output.copy_(norm if weight is None else norm * weight[:, None] + bias[:, None])
-    if running_mean is not None:
+    output.copy_(norm if weight is None or bias is None else norm * weight[:, None] + bias[:, None])
+    if running_mean is not None and running_var is not None:
         count = input[:, 0].numel() * group_size
         running_mean += momentum * (mean - running_mean)
         running_var += momentum * (var * count / max(1, count - 1) - running_var)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
@@ -44,6 +45,8 @@ class SafeCheckpointHook(CheckpointHook):
         >>> default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', save_best='auto'))
     """
 
+    backend_args: dict | None
+    file_backend: Any
     _gradient: dict | None = None  # of the checkpoint that is resumed
 
     def before_train(self, runner) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ class NonFiniteHook(Hook):
         self.limit = limit
         self._in_a_row = 0
         self._bad_gradients: list[int] = []  # of the present step: ids of the parameters
-        self._scale: float | None = None
+        self._scale = math.inf
 
     def before_train(self, runner) -> None:
         """Watch the optimizer."""
@@ -168,11 +169,11 @@ class NonFiniteHook(Hook):
                 )
 
 
-def first_non_finite_layer(model: nn.Module, batch: Any) -> str | None:
+def first_non_finite_layer(model: BaseModel, batch: Any) -> str | None:
     """Run a model of mmengine forward, and tell where values cease to be finite.
 
     Args:
-        model (nn.Module): The model, without wrappers; it is as before in the end.
+        model (BaseModel): The model, without wrappers; it is as before in the end.
         batch (Any): A batch of its data loader.
 
     Returns:

@@ -54,5 +54,6 @@ def _changed(model: nn.Module) -> Iterator[Tensor]:
             and not isinstance(module, nn.SyncBatchNorm)
             and module.training
             and module.running_mean is not None
+            and module.running_var is not None
         ):
             yield from (module.running_mean, module.running_var)

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch.optim import Optimizer
 
 from ..runner_parts import optim_wrappers
 
@@ -41,7 +41,7 @@ class OptimizerModeHook(Hook):
             optimizer.eval()
 
 
-def _with_modes(runner) -> Iterator[Optimizer]:
+def _with_modes(runner) -> Iterator[Any]:
     for each in optim_wrappers(runner):
         if hasattr(each.optimizer, 'train') and hasattr(each.optimizer, 'eval'):
             yield each.optimizer

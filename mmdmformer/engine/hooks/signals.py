@@ -128,7 +128,7 @@ class SignalHook(Hook):
 
     def _leave(self, runner, iteration: int) -> NoReturn:
         self.stop_listening()
-        if is_main_process():
+        if is_main_process() and self.received:
             print(
                 f'interrupted by {self.received.name} after iteration {iteration}: start again '
                 f'with --resume to go on from the last checkpoint in {runner.work_dir}.',
