@@ -11,7 +11,7 @@ import torch
 
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
-from . import verify
+from . import int8, verify
 from .formats import FORMATS, check_free, format_of
 from .metadata import describe, notes
 from .networks import build_network
@@ -146,7 +146,7 @@ def _write(args, cfg, predict, network, out, about) -> None:
 
 def _write_int8(args, cfg, predict, network, out, about) -> None:
     form, tolerance = format_of(out), 0.05 if args.tolerance is None else args.tolerance
-    if form.quantize is None or args.backbone or args.raw:
+    if out.suffix not in int8.FORMATS or args.backbone or args.raw:
         raise ValueError('--int8 is for whole networks as .onnx or .xml: leave it out.')
     files = verify.pictures_of(cfg, 'train', args.calibration)
     tested = args.images or verify.pictures_of(cfg, 'test', args.calibration)
@@ -155,9 +155,9 @@ def _write_int8(args, cfg, predict, network, out, about) -> None:
             '--int8 needs the pictures of train_dataloader and test_dataloader, which are not '
             f'there: tools/doctor.py {args.config} says what is missing.'
         )
-    layers = form.quantize(network, out, verify.prepare_pictures(files, cfg), about)
-    print(f'calibrated on {len(files)} pictures: convolutions and linear layers are in int8')
-    print(f'in floating point: everything else, and {", ".join(layers) or "none of them"}')
+    layers = int8.quantize(network, out, verify.prepare_pictures(files, cfg), about)
+    print(f'calibrated on {len(files)} pictures: in int8 are convolutions and linear layers')
+    print(f'in floating point is everything else, and of these: {", ".join(layers) or "none"}')
     pictures = verify.prepare_pictures(tested, cfg)
     share = verify.compare_decisions(predict, network, form.load(out), pictures, tolerance)
     print(f'{share:.1%} of its decisions on {len(tested)} pictures are those of the toolbox')

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..engine.errors import UsageError
-from . import int8, ncnn_export, onnx_export, openvino_export, torch_export
+from . import ncnn_export, onnx_export, openvino_export, torch_export
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,6 @@ class Format:
         runtime (str): What runs it.
         beside (Sequence[str]): Suffixes of files that are written beside it.
         note (str | None): What its user must know.
-        quantize (Callable | None): Writes a network in int8, calibrated on
-            pictures.
     """
 
     export: Callable[..., None]
@@ -30,7 +28,6 @@ class Format:
     runtime: str
     beside: Sequence[str] = ()
     note: str | None = None
-    quantize: Callable[..., list[str]] | None = None
 
     def files(self, out: Path) -> list[Path]:
         """All files of a network, that of its name last."""
@@ -38,9 +35,7 @@ class Format:
 
 
 FORMATS = {
-    '.onnx': Format(
-        onnx_export.export, onnx_export.load, 'ONNX Runtime', quantize=int8.quantize_onnx
-    ),
+    '.onnx': Format(onnx_export.export, onnx_export.load, 'ONNX Runtime'),
     '.xml': Format(
         openvino_export.export,
         openvino_export.load,
@@ -48,7 +43,6 @@ FORMATS = {
         beside=['.bin'],
         note='compared in float32, which OpenVINO must be told on CPUs with bfloat16: '
         "compile_model(..., 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}).",
-        quantize=int8.quantize_openvino,
     ),
     '.param': Format(
         ncnn_export.export,

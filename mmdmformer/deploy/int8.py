@@ -2,16 +2,17 @@
 """Networks in int8, by the ranges of values that pictures show (static quantization).
 
 Convolutions and linear layers compute in int8, everything else in floating point: sums and products
-have channels of very different ranges, which one scale cannot serve. With them in int8 as well,
-which is what both tools do alone, the trained segmentor lost more than half of its mIoU.
+of maps have channels of very different ranges, which one scale cannot serve. Both tools quantize
+them unless told otherwise, at a cost that docs/deployment.md shows.
 """
 
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,17 @@ from .packages import need
 LAYERS = {'Conv', 'Gemm', 'MatMul', 'Convolution', 'GroupConvolution'}
 
 
-def quantize_onnx(
+def quantize(
     network: Network,
     out: str | Path,
     pictures: Sequence[Tensor],
     metadata: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write a network as an ONNX file with layers in int8.
-
-    Values are unsigned, as onnxruntime's kernels for x86 want them, and weights have 7 bits:
-    without VNNI these kernels add two products in 16 bits, where 8 would overflow. Depth-wise
-    convolutions stay in floating point. One scale serves all channels of a layer's output here,
-    which costs the most where channels never mix, and onnxruntime's int8 is no faster for them.
+    """Write a network as a file of ONNX or OpenVINO, with layers in int8.
 
     Args:
         network (Network): The network, in evaluation mode.
-        out (str | Path): The file.
+        out (str | Path): The file, .onnx or .xml.
         pictures (Sequence[Tensor]): To calibrate with, each of shape (B, C, H, W).
         metadata (Mapping, optional): Texts, or what JSON can express, to store
             in the file. Defaults to None.
@@ -50,79 +46,81 @@ def quantize_onnx(
     Raises:
         ImportError: If a package is missing.
     """
-    tool, model = need('onnxruntime.quantization'), onnx_export.build_onnx(network)
+    quantized, export = FORMATS[Path(out).suffix]
+    model, floating = quantized(onnx_export.build_onnx(network), feeds(network, pictures))
+    export(network, out, dict(metadata or {}, int8=True, floating_point=floating), model)
+    return floating
+
+
+def feeds(network: Network, pictures: Sequence[Tensor]) -> list[dict[str, np.ndarray]]:
+    """Name what a network takes for each of some pictures."""
+    values = ((images.numpy(), np.array([images.shape[2:]])) for images in pictures)
+    return [dict(zip(network.input_names, each, strict=False)) for each in values]
+
+
+def _by_onnxruntime(model: Any, inputs: list[dict[str, np.ndarray]]) -> tuple[Any, list[str]]:
+    """Quantize all layers but depth-wise convolutions.
+
+    Values are unsigned, as onnxruntime's kernels for x86 want them, and weights have 7 bits:
+    without VNNI these kernels add two products in 16 bits, where 8 would overflow. One scale serves
+    all channels of a layer's output, which costs the most where channels never mix.
+    """
+    onnx, tool = need('onnx'), need('onnxruntime.quantization')
     _write_constants_out(model.graph)
-    layers = [node for node in model.graph.node if node.op_type in LAYERS]
     weights = {tensor.name for tensor in model.graph.initializer}
-    chosen = [n.name for n in layers if n.input[1] in weights and not _is_depthwise(n)]
-    with TemporaryDirectory() as folder, _quietly():
+    left = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in LAYERS and (node.input[1] not in weights or _is_depthwise(node))
+    ]
+    # No advice to optimize the graph before, please.
+    onnx.helper.set_model_props(model, {'onnx.quant.pre_process': 'onnxruntime.quant'})
+    with TemporaryDirectory() as folder:
         path = Path(folder) / 'int8.onnx'
         tool.quantize_static(
             model,
             path,
-            _Feeds(network, pictures),
+            SimpleNamespace(get_next=partial(next, iter(inputs), None)),
             op_types_to_quantize=['Conv', 'Gemm', 'MatMul', 'Relu'],  # Relu ends in a scale
-            nodes_to_exclude=[node.name for node in layers if node.name not in chosen],
+            nodes_to_exclude=left,
             activation_type=tool.QuantType.QUInt8,
             per_channel=True,
             reduce_range=True,
         )
-        model = need('onnx').load(path)
+        model = onnx.load(path)
     # A bias that does not fit into int32 stays as it is, and its layer in floating point.
     numbers = {tensor.name for tensor in model.graph.initializer}
     layers = (node for node in model.graph.node if node.op_type in LAYERS)
-    floating = [node.name for node in layers if numbers.intersection(node.input[1:])]
-    onnx_export.export(network, out, _about(metadata, floating), model)
-    return floating
+    return model, [node.name for node in layers if numbers.intersection(node.input[1:])]
 
 
-def quantize_openvino(
-    network: Network,
-    out: str | Path,
-    pictures: Sequence[Tensor],
-    metadata: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Write a network as OpenVINO's two files with layers in int8, depth-wise ones included.
-
-    Arguments and errors are those of :func:`quantize_onnx`.
-
-    Returns:
-        list[str]: Convolutions and linear layers that stay in floating point.
-    """
-    nncf, content = need('nncf'), onnx_export.build_onnx(network).SerializeToString()
+def _by_nncf(model: Any, inputs: list[dict[str, np.ndarray]]) -> tuple[Any, list[str]]:
+    """Quantize all layers."""
+    nncf, openvino = need('nncf'), need('openvino')
     # Core.read_model would leave the weights of depth-wise convolutions behind a reshape, where
     # NNCF finds none, and these convolutions in floating point.
-    model = need('openvino').convert_model(io.BytesIO(content))
+    model = openvino.convert_model(io.BytesIO(model.SerializeToString()))
     operators = model.get_ops()
-    others = {op.get_type_name() for op in operators} - LAYERS
-    others -= {'Constant', 'Parameter', 'Result'}
-    # A product of two maps, as a pooling of any size is, has no weights.
+    others = {op.get_type_name() for op in operators} - LAYERS - {'Constant', 'Parameter', 'Result'}
+    # A product of two maps, as a pooling to any size is, has no weights.
     pairs = [op for op in operators if op.get_type_name() == 'MatMul' and not _is_constant(op)]
-    with _quietly():
-        model = nncf.quantize(
-            model,
-            nncf.Dataset([*_Feeds(network, pictures).feeds]),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(pictures),
-            ignored_scope=nncf.IgnoredScope(
-                names=[op.get_friendly_name() for op in pairs], types=sorted(others)
-            ),
-        )
+    names = [op.get_friendly_name() for op in pairs]
+    nncf.set_log_level(logging.ERROR)
+    model = nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        preset=nncf.QuantizationPreset.MIXED,  # activations unsigned or not, as they come
+        subset_size=len(inputs),
+        ignored_scope=nncf.IgnoredScope(names=names, types=sorted(others)),
+    )
     layers = (op for op in model.get_ops() if op.get_type_name() in LAYERS)
-    floating = [op.get_friendly_name() for op in layers if _is_constant(op)]
-    openvino_export.export(network, out, _about(metadata, floating), model)
-    return floating
+    return model, [op.get_friendly_name() for op in layers if _is_constant(op)]
 
 
-class _Feeds:
-    """Pictures, as onnxruntime asks for them one by one."""
-
-    def __init__(self, network: Network, pictures: Sequence[Tensor]) -> None:
-        inputs = ((x.numpy(), np.array([x.shape[2:]])) for x in pictures)
-        self.feeds = (dict(zip(network.input_names, each, strict=False)) for each in inputs)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.feeds, None)
+FORMATS = {
+    '.onnx': (_by_onnxruntime, onnx_export.export),
+    '.xml': (_by_nncf, openvino_export.export),
+}
 
 
 def _write_constants_out(graph: Any) -> None:
@@ -146,15 +144,3 @@ def _is_depthwise(node: Any) -> bool:
 def _is_constant(op: Any) -> bool:
     """Whether the weights are plain numbers, which those in int8 are not."""
     return op.input_value(1).get_node().get_type_name() == 'Constant'
-
-
-def _about(metadata: Mapping[str, Any] | None, floating: list[str]) -> dict[str, Any]:
-    return dict(metadata or {}, int8=True, floating_point=floating)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without advice that does not hold here, such as to optimize the graph before."""
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)

@@ -152,7 +152,7 @@ def _compare(
     tolerance: float,
 ) -> Comparison:
     where = f'on {kind} of {"x".join(map(str, shape))}'
-    found = _count_found(network, expected) if network.counts else None
+    found = _count_found(network, expected)
     if isinstance(network, RetinaBoxes):
         expected, actual = match_boxes(expected, actual, max(shape[2:]) / 100, where)
     difference = relative = 0.0
@@ -199,7 +199,7 @@ def compare_decisions(
     for images in pictures:
         expected = predict(images)
         counts += _agreement(network, expected, network.results(run(images)))
-        found += _count_found(network, expected)
+        found += _count_found(network, expected) or 0
     _check_found(network, found)
     share = (counts[0] / counts[1]).item()
     if not share >= 1 - tolerance:
@@ -214,26 +214,22 @@ def compare_decisions(
 def _agreement(network: Network, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
     """How many decisions are the same, and how many there are."""
     if network.counts == 'boxes':  # of both sides, with one of the other that overlaps by half
-        same = (expected[2][:, None] == actual[2]) & (expected[3][:, None] == actual[3])
         from torchvision.ops import box_iou
 
+        same = (expected[2][:, None] == actual[2]) & (expected[3][:, None] == actual[3])
         near = same & (box_iou(expected[0], actual[0]) >= 0.5)
         found = torch.cat((near.any(1), near.any(0)))
         scores = torch.cat((expected[1], actual[1]))
         return torch.stack([scores[found].sum(), scores.sum()])
-    if network.counts:
-        same = expected[1] == actual[1]
-    else:
-        same = expected[0].argmax(1) == actual[0].argmax(1)
+    best = [each[1] if network.counts else each[0].argmax(1) for each in (expected, actual)]
+    same = best[0] == best[1]
     return torch.tensor([same.sum(), same.numel()])
 
 
-def _count_found(network: Network, expected: Sequence[Tensor]) -> int:
+def _count_found(network: Network, expected: Sequence[Tensor]) -> int | None:
     if network.counts == 'boxes':
         return len(expected[0])
-    if network.counts:
-        return int((expected[1] != expected[1].flatten().mode().values).sum())
-    return 0
+    return network.counts and int((expected[1] != expected[1].flatten().mode().values).sum())
 
 
 def _check_found(network: Network, found: int) -> None:

@@ -72,7 +72,7 @@ def test_int8_is_what_openvino_runs(kind, built, tmp_path):  # noqa: F811
     pytest.importorskip('nncf', reason='make runtimes installs it')
     network, file = built(kind)[-1], tmp_path / 'int8.xml'
     images = torch.nn.functional.interpolate(verify.sample_photographs()[0][None], (64, 96))
-    assert int8.quantize_openvino(network, file, [images], dict(task='a')) == []
+    assert int8.quantize(network, file, [images], dict(task='a')) == []
     about = openvino.Core().read_model(file).get_rt_info('about').value
     assert about['task'] == 'a' and about['floating_point'] == '[]'
     settings = {'INFERENCE_PRECISION_HINT': about['precision']}

@@ -426,7 +426,7 @@ def test_int8_is_what_runs(kind, built, tmp_path):
     pictures = [verify._fit(verify.sample_photographs(), (1, 3, 64, 96))]
     plain, file = tmp_path / 'float.onnx', tmp_path / 'int8.onnx'
     onnx_export.export(network, plain)
-    floating = int8.quantize_onnx(network, file, pictures, dict(task='a'))
+    floating = int8.quantize(network, file, pictures, dict(task='a'))
     about = InferenceSession(file).get_modelmeta().custom_metadata_map
     assert about['task'] == 'a' and json.loads(about['floating_point']) == floating
     assert file.stat().st_size < 0.5 * plain.stat().st_size
@@ -483,8 +483,8 @@ def test_int8_command(built, mini_data, tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     text = run('a.onnx', '--tolerance', '1')
-    assert 'calibrated on 8 pictures: convolutions and linear layers are in int8' in text
-    assert '\nin floating point: everything else, and /backbone/stages.0/' in text
+    assert 'calibrated on 8 pictures: in int8 are convolutions and linear layers\n' in text
+    assert '\nin floating point is everything else, and of these: /backbone/stages.0/' in text
     assert '% of its decisions on 8 pictures are those of the toolbox\nwrote a.onnx' in text
     before = Path('a.onnx').read_bytes()
     whole = '--int8 is for whole networks as .onnx or .xml: leave it out.'
