@@ -248,7 +248,8 @@ def make_table(rows: Sequence[Row]) -> str:
         lines.append(
             f'| [{Path(row.config).name}](../configs/{row.config}.py) | {row.runtime} '
             f'| {row.metric} | {row.float32:.1f} | {row.int8:.1f} '
-            f'| {round(row.float32 - row.int8, 1) + 0:.1f} | {row.mb_float32:.1f} to {row.mb_int8:.1f} '
+            f'| {round(row.float32 - row.int8, 1) + 0:.1f} '
+            f'| {row.mb_float32:.1f} to {row.mb_int8:.1f} '
             f'| {row.time_ratio:.2f} '
             f'| {f"{other.int8:.1f}, time {other.time_ratio:.2f}" if other else "-"} |'
         )
