@@ -109,7 +109,7 @@ def measure(config: str, suffix: str, rule: str) -> list[Row]:
         RULES[rule](network, files[1], pictures)
         runs = [form.load(file, threads=1) for file in files]
         sizes = [sum(f.stat().st_size for f in form.files(file)) for file in files]
-    tested = [test(cfg, checkpoint, run) for run in runs]
+    tested = [evaluate(cfg, checkpoint, run) for run in runs]
     group = SETS[config.split('/')[0]]
     ratio = time_ratio(runs, image_size(cfg, config.split('/')[0]))
     return [
@@ -147,7 +147,7 @@ OURS = 'convolutions and linear layers'
 RULES = {OURS: int8.quantize, 'all that the tool takes': quantize_everything}
 
 
-def test(cfg: Config, checkpoint: str, run: verify.Run) -> dict[str, float]:
+def evaluate(cfg: Config, checkpoint: str, run: verify.Run) -> dict[str, float]:
     """Test an exported network as its config tests, by the toolbox's own metrics.
 
     Args:
