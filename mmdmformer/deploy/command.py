@@ -11,7 +11,7 @@ import torch
 
 from ..engine import runtime
 from ..engine.overrides import CfgOptions
-from . import verify
+from . import int8, verify
 from .formats import FORMATS, check_free, format_of
 from .metadata import describe, notes
 from .networks import build_network
@@ -39,6 +39,20 @@ def parser(description: str) -> argparse.ArgumentParser:
         '--raw', action='store_true', help="the maps of a RetinaNet's head instead of boxes"
     )
     parser.add_argument(
+        '--int8',
+        action='store_true',
+        help='with convolutions and linear layers in int8 (ONNX Runtime, OpenVINO); --sizes and '
+        '--batches then say what is timed alone',
+    )
+    parser.add_argument(
+        '--calibration',
+        type=runtime.positive,
+        default=64,
+        metavar='N',
+        help='pictures of the training set to find the ranges of int8 with, and of the test set '
+        'to compare on (default: 64)',
+    )
+    parser.add_argument(
         '--sizes',
         nargs='+',
         type=_size,
@@ -64,9 +78,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--tolerance',
         type=float,
-        default=1e-4,
         help='largest difference, relative to the largest value where that is above 1 '
-        '(default: 1e-4)',
+        '(default: 1e-4); with --int8 the largest share of decisions (classes of images or '
+        'pixels, boxes by their scores) that may be others (default: 0.05)',
     )
     parser.add_argument(
         '--repetitions', type=runtime.positive, default=5, help='of the timing (default: 5)'
@@ -87,26 +101,20 @@ def run(args: argparse.Namespace) -> None:
     """
     runtime.check_checkpoint(args.checkpoint)
     cfg = runtime.read_config_file(Path(args.config), args.cfg_options)
-    files = args.images or verify.pictures_of_test(cfg)
     out = Path(args.out)
     partial = out.with_name(f'.partial-{out.name}')  # until it is known to be right
     form = format_of(out)
     check_free(out)
+    write = _write_int8 if args.int8 else _write
     try:
         options = dict(backbone_only=args.backbone, raw=args.raw)
         predict = verify.toolbox_model(cfg, args.checkpoint, **options)
         network = build_network(cfg, args.checkpoint, **options)
-        photographs = verify.read_photographs(files, cfg, network.in_channels)
         print(f'exporting {type(network).__name__} ...', flush=True)
         about = describe(cfg, network)
         for note in [*notes(about), *([form.note] if form.note else [])]:
             print(f'note: {note}')
-        form.export(network, partial, about)
-        loaded = form.load(partial)
-        for comparison in verify.compare(
-            predict, network, loaded, args.sizes, args.batches, photographs, args.tolerance
-        ):
-            print(comparison, flush=True)
+        write(args, cfg, predict, network, partial, about)
         for written, kept in zip(form.files(partial), form.files(out), strict=True):
             os.replace(written, kept)
     except (ValueError, ImportError, verify.ExportError) as error:
@@ -117,12 +125,42 @@ def run(args: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in form.files(out))
     print(f'wrote {" and ".join(file.name for file in form.files(out))}, {size / 1e6:.1f} MB')
     shape = (args.batches[0], network.in_channels, *args.sizes[0])
-    seconds = verify.time_beside(network, loaded, shape, args.repetitions)
+    seconds = verify.time_beside(network, form.load(out), shape, args.repetitions)
     milliseconds = [f'{1e3 * s:.1f} ms' for s in seconds]
     print(
         f'{"x".join(map(str, shape))}: PyTorch {milliseconds[0]}, {form.runtime} '
         f'{milliseconds[1]} (median of {args.repetitions}, {torch.get_num_threads()} threads)'
     )
+
+
+def _write(args, cfg, predict, network, out, about) -> None:
+    files = args.images or verify.pictures_of(cfg)
+    photographs = verify.read_photographs(files, cfg, network.in_channels)
+    form, tolerance = format_of(out), 1e-4 if args.tolerance is None else args.tolerance
+    form.export(network, out, about)
+    for comparison in verify.compare(
+        predict, network, form.load(out), args.sizes, args.batches, photographs, tolerance
+    ):
+        print(comparison, flush=True)
+
+
+def _write_int8(args, cfg, predict, network, out, about) -> None:
+    form, tolerance = format_of(out), 0.05 if args.tolerance is None else args.tolerance
+    if out.suffix not in int8.FORMATS or args.backbone or args.raw:
+        raise ValueError('--int8 is for whole networks as .onnx or .xml: leave it out.')
+    files = verify.pictures_of(cfg, 'train', args.calibration)
+    tested = args.images or verify.pictures_of(cfg, 'test', args.calibration)
+    if not files or not tested:
+        raise ValueError(
+            '--int8 needs the pictures of train_dataloader and test_dataloader, which are not '
+            f'there: tools/doctor.py {args.config} says what is missing.'
+        )
+    layers = int8.quantize(network, out, verify.prepare_pictures(files, cfg), about)
+    print(f'calibrated on {len(files)} pictures: in int8 are convolutions and linear layers')
+    print(f'in floating point is everything else, and of these: {", ".join(layers) or "none"}')
+    pictures = verify.prepare_pictures(tested, cfg)
+    share = verify.compare_decisions(predict, network, form.load(out), pictures, tolerance)
+    print(f'{share:.1%} of its decisions on {len(tested)} pictures are those of the toolbox')
 
 
 def _size(text: str) -> tuple[int, int]:

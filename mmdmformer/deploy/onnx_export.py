@@ -22,7 +22,12 @@ INPUT, SIZES = 'images', 'sizes'
 OPSET = 17  # of ONNX 1.12, of 2022
 
 
-def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+def export(
+    network: Network,
+    out: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    model: 'onnx.ModelProto | None' = None,  # noqa: F821  (imported where needed)
+) -> None:
     """Write a network as one ONNX file, of ONNX's own operators.
 
     Args:
@@ -30,11 +35,13 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         out (str | Path): The file.
         metadata (Mapping, optional): Texts, or what JSON can express, to store
             in the file. Defaults to None.
+        model (onnx.ModelProto, optional): What was made of :func:`build_onnx`'s
+            result. Defaults to that itself.
 
     Raises:
         ImportError: If a package is missing.
     """
-    model = build_onnx(network)
+    model = model or build_onnx(network)
     if SIZES in network.input_names:  # optional: pictures fill the batch
         no_limit = np.full((1, 2), np.iinfo(np.int64).max)
         model.graph.initializer.append(need('onnx').numpy_helper.from_array(no_limit, SIZES))

@@ -18,7 +18,12 @@ SECTION = 'about'  # of a file's rt_info: what it says of itself
 PRECISION = 'f32'  # in which a file is compared, and which it asks for
 
 
-def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+def export(
+    network: Network,
+    out: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    model: 'openvino.Model | None' = None,  # noqa: F821  (imported where needed)
+) -> None:
     """Write a network as OpenVINO's two files, the graph (.xml) and the weights beside it (.bin).
 
     Weights stay in float32. OpenVINO runs them in bfloat16 on a CPU that has it, unless told
@@ -30,12 +35,14 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         out (str | Path): The file, .xml.
         metadata (Mapping, optional): Texts, or what JSON can express, to store
             in the file. Defaults to None.
+        model (openvino.Model, optional): What was made of the network. Defaults
+            to the network itself.
 
     Raises:
         ImportError: If a package is missing.
     """
     openvino = need('openvino')
-    model = openvino.Core().read_model(build_onnx(network).SerializeToString())
+    model = model or openvino.Core().read_model(build_onnx(network).SerializeToString())
     for key, text in as_texts(dict(metadata or {}, precision=PRECISION)).items():
         model.set_rt_info(text, [SECTION, key])
     openvino.save_model(model, out, compress_to_fp16=False)

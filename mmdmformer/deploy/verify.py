@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import Tensor
 
 from ..analysis.benchmark import interleave
-from ..analysis.loaded_model import load_image
+from ..analysis.loaded_model import image_steps, load_image
 from ..analysis.pictures import read_image
 from ..datasets.bad_input import base_datasets
 from ..datasets.missing import with_data_root
@@ -139,12 +140,7 @@ def compare(
                 result = _compare(network, kind, shape, predict(images), actual, tolerance)
                 found += result.found or 0
                 yield result
-    if network.counts and found < MIN_FOUND[network.counts]:
-        raise ExportError(
-            f'the model finds {found} {network.counts} in the pictures, and at least '
-            f'{MIN_FOUND[network.counts]} must be compared: give pictures of its objects with '
-            '--images, or a trained checkpoint.'
-        )
+    _check_found(network, found)
 
 
 def _compare(
@@ -156,13 +152,9 @@ def _compare(
     tolerance: float,
 ) -> Comparison:
     where = f'on {kind} of {"x".join(map(str, shape))}'
-    found = None
+    found = _count_found(network, expected)
     if isinstance(network, RetinaBoxes):
-        found = len(expected[0])
         expected, actual = match_boxes(expected, actual, max(shape[2:]) / 100, where)
-    elif network.counts:
-        labels = expected[1]
-        found = int((labels != labels.flatten().mode().values).sum())
     difference = relative = 0.0
     for name, a, b in zip(network.output_names, expected, actual, strict=True):
         if a.shape != b.shape:
@@ -180,6 +172,73 @@ def _compare(
                 )
             difference, relative = max(difference, largest), max(relative, scaled)
     return Comparison(kind, shape, difference, relative, found, network.counts)
+
+
+def compare_decisions(
+    predict: Run, network: Network, run: Run, pictures: Sequence[Tensor], tolerance: float
+) -> float:
+    """Compare what an exported network in int8 decides with what the toolbox's model does.
+
+    Its outputs are others than those in float32, so what counts is the class of an image or a
+    pixel, and the boxes, each by its score.
+
+    Args:
+        predict (Callable): As of :func:`compare`.
+        network (Network): The network that was exported.
+        run (Callable): The exported one.
+        pictures (Sequence[Tensor]): Each of shape (B, C, H, W).
+        tolerance (float): Largest share of decisions that may be others.
+
+    Returns:
+        float: The share of decisions that are the same.
+
+    Raises:
+        ExportError: If it is too small, or if so little was found that nothing is known.
+    """
+    counts, found = torch.zeros(2), 0
+    for images in pictures:
+        expected = predict(images)
+        counts += _agreement(network, expected, network.results(run(images)))
+        found += _count_found(network, expected) or 0
+    _check_found(network, found)
+    share = (counts[0] / counts[1]).item()
+    if not share >= 1 - tolerance:
+        raise ExportError(
+            f'{share:.1%} of what the network decides in int8 is what the toolbox predicts, and '
+            f'at least {1 - tolerance:.1%} must be: calibrate with more pictures (--calibration), '
+            'or leave it in float32.'
+        )
+    return share
+
+
+def _agreement(network: Network, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
+    """How many decisions are the same, and how many there are."""
+    if network.counts == 'boxes':  # of both sides, with one of the other that overlaps by half
+        from torchvision.ops import box_iou
+
+        same = (expected[2][:, None] == actual[2]) & (expected[3][:, None] == actual[3])
+        near = same & (box_iou(expected[0], actual[0]) >= 0.5)
+        found = torch.cat((near.any(1), near.any(0)))
+        scores = torch.cat((expected[1], actual[1]))
+        return torch.stack([scores[found].sum(), scores.sum()])
+    best = [each[1] if network.counts else each[0].argmax(1) for each in (expected, actual)]
+    same = best[0] == best[1]
+    return torch.tensor([same.sum(), same.numel()])
+
+
+def _count_found(network: Network, expected: Sequence[Tensor]) -> int | None:
+    if network.counts == 'boxes':
+        return len(expected[0])
+    return network.counts and int((expected[1] != expected[1].flatten().mode().values).sum())
+
+
+def _check_found(network: Network, found: int) -> None:
+    if network.counts and found < MIN_FOUND[network.counts]:
+        raise ExportError(
+            f'the model finds {found} {network.counts} in the pictures, and at least '
+            f'{MIN_FOUND[network.counts]} must be compared: give pictures of its objects with '
+            '--images, or a trained checkpoint.'
+        )
 
 
 def match_boxes(
@@ -218,17 +277,18 @@ def match_boxes(
     return [t[near] for t in expected], [t[partner[near]] for t in actual]
 
 
-def pictures_of_test(cfg: Config, count: int = 4) -> list[str]:
-    """Find pictures in which a model finds something: the first ones that its config tests on.
+def pictures_of(cfg: Config, split: str = 'test', count: int = 4) -> list[str]:
+    """Find pictures in which a model finds something: some of those that its config names.
 
     Args:
         cfg (Config): Config of the model.
-        count (int): How many. Defaults to 4.
+        split (str): ``'train'``, ``'val'`` or ``'test'``. Defaults to 'test'.
+        count (int): How many, evenly spread. Defaults to 4.
 
     Returns:
         list[str]: Files; empty where the data are not present.
     """
-    settings = cfg.get('test_dataloader', {}).get('dataset')
+    settings = cfg.get(f'{split}_dataloader', {}).get('dataset')
     roots = [Path(data['data_root']) for data in with_data_root(settings)]
     if not roots or not all(root.is_dir() for root in roots):
         return []
@@ -239,8 +299,32 @@ def pictures_of_test(cfg: Config, count: int = 4) -> list[str]:
             dataset = next(base_datasets(DATASETS.build(settings)))
         except FileNotFoundError:  # a folder of other data
             return []
-    infos = [dataset.get_data_info(i) for i in range(min(count, len(dataset)))]
-    return [info['img_path'] for info in infos]
+    places = np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int)
+    return [dataset.get_data_info(int(i))['img_path'] for i in places]
+
+
+def prepare_pictures(files: Sequence[str], cfg: Config) -> list[Tensor]:
+    """Prepare images as a config's test pipeline does.
+
+    Args:
+        files (Sequence[str]): Image files.
+        cfg (Config): Config of the model.
+
+    Returns:
+        list[Tensor]: Values from 0 to 255, each of shape (1, channels, H, W); RGB if there are
+        three.
+
+    Raises:
+        UsageError: If a file is missing.
+        BadInputError: If it is no image that can be read.
+    """
+    pictures = []
+    for file in files:
+        load_image(cfg, file)  # says what is wrong with it
+        with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
+            image = Compose(image_steps(cfg))(dict(img_path=str(file), img_id=0))['inputs']
+        pictures.append((image.flip(0) if len(image) == 3 else image)[None].float())
+    return pictures
 
 
 def sample_photographs(channels: int = 3) -> list[Tensor]:

@@ -14,7 +14,9 @@ import torch
 from mmengine.config import Config
 
 import comparison
+import int8
 import plot
+import precisions
 import results
 from mmdmformer.checkpoints import read_checkpoint
 from mmdmformer.checkpoints.safetensors_file import to_bytes
@@ -221,3 +223,43 @@ def test_what_cannot_be_run_is_named(real, words, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         real.parse_args()
     assert message in capsys.readouterr().err
+
+
+# int8
+
+
+def test_int8_costs_at_most_half_a_point():
+    rows = int8.read_rows()
+    tested = {(r.config, r.metric): r.value for r in results.read_results() if r.split == 'test'}
+    ours = [row for row in rows if row.rule == int8.OURS]
+    assert {(row.config, row.runtime) for row in ours} == {
+        (config, runtime) for config in int8.CHECKPOINTS for runtime in ('ONNX Runtime', 'OpenVINO')
+    }
+    for row in ours:
+        assert row.float32 - row.int8 <= 0.5, row
+        # The runtimes are tested as tools/test.py tests.
+        assert row.float32 == pytest.approx(tested[row.config, row.metric], abs=0.05), row
+
+
+def test_int8_table_is_that_of_the_results():
+    text = int8.PAGE.read_text(encoding='utf-8')
+    table = int8.make_table(int8.read_rows())
+    assert int8.replace_between(text, int8.BEGIN, int8.END, table) == text
+
+
+def test_int8_files_run_in_int8():
+    rows = precisions.read_rows()
+    found = {(r['runtime'], r['file'], r['layers'], r['precision']): int(r['count']) for r in rows}
+    network = build_model(Config.fromfile(precisions.CONFIG)).eval()
+    network.backbone.switch_to_deploy()
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    depthwise = sum(m.groups > 1 for m in convolutions)
+    linear = sum(isinstance(m, torch.nn.Linear) for m in network.modules())
+    for runtime, wide in (('ONNX Runtime', 'float32'), ('OpenVINO', 'int8')):
+        for file, kept in (('float32', 'float32'), ('int8', wide)):
+            assert found[runtime, file, 'convolutions', file] == len(convolutions) - depthwise
+            assert found[runtime, file, 'depth-wise convolutions', kept] == depthwise
+            assert found[runtime, file, 'linear layers', file] == linear
+    text = precisions.PAGE.read_text(encoding='utf-8')
+    table = precisions.make_table(rows)
+    assert int8.replace_between(text, precisions.BEGIN, precisions.END, table) == text

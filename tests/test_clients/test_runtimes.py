@@ -3,6 +3,7 @@
 
 import copy
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / 'tests/test_deploy'))
 from test_export import KINDS, SIZES, built, compare  # noqa: E402, F401  (built is a fixture)
 
-from mmdmformer.deploy import ncnn_export  # noqa: E402
+from mmdmformer.deploy import int8, ncnn_export, verify  # noqa: E402
 from mmdmformer.deploy.formats import FORMATS  # noqa: E402
 
 NEEDED = {'.xml': ['openvino'], '.param': ['ncnn', 'pnnx']}
@@ -60,6 +61,30 @@ def test_tool(suffix, form, built, python, tmp_path):  # noqa: F811
     assert result.returncode == 2 and 'Nothing was written.' in result.stderr
     assert {name: (tmp_path / name).read_bytes() for name in files} == written
     assert {p.name for p in tmp_path.iterdir() if not p.name.startswith('.std')} == set(files)
+
+
+# int8
+
+
+@pytest.mark.parametrize('kind', ['classifier', 'UperNet'])
+def test_int8_is_what_openvino_runs(kind, built, tmp_path):  # noqa: F811
+    openvino = pytest.importorskip('openvino', reason='make runtimes installs it')
+    pytest.importorskip('nncf', reason='make runtimes installs it')
+    network, file = built(kind)[-1], tmp_path / 'int8.xml'
+    images = torch.nn.functional.interpolate(verify.sample_photographs()[0][None], (64, 96))
+    assert int8.quantize(network, file, [images], dict(task='a')) == []
+    about = openvino.Core().read_model(file).get_rt_info('about').value
+    assert about['task'] == 'a' and about['floating_point'] == '[]'
+    settings = {'INFERENCE_PRECISION_HINT': about['precision']}
+    compiled = openvino.Core().compile_model(file, 'CPU', settings)
+    counts = Counter()
+    for op in compiled.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        kind_of_layer, precision = info['layerType'].value, info['runtimePrecision'].value
+        counts[kind_of_layer, precision in ('i8', 'u8')] += 1
+    layers = Counter(type(m).__name__ for m in network.modules())
+    assert counts['Convolution', True] == layers['Conv2d'] and not counts['Convolution', False]
+    assert counts['FullyConnected', True] == layers['Linear']
 
 
 # ncnn

@@ -3,6 +3,8 @@
 
 import copy
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -12,10 +14,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from onnxruntime import InferenceSession, SessionOptions
 from torch import nn
 
 from mmdmformer.datasets.bad_input import BadInputError
-from mmdmformer.deploy import networks, onnx_export, torch_export, verify
+from mmdmformer.deploy import command, int8, networks, onnx_export, torch_export, verify
 from mmdmformer.deploy.metadata import describe
 from mmdmformer.deploy.packages import need
 from mmdmformer.deploy.resampling import AdaptiveAveragePool
@@ -364,7 +367,6 @@ def test_choices_of_boxes_that_cannot_be_exported(changes, message, built):
 
 def test_classes_stay_apart_in_half_precision(tmp_path):
     """Label 79 and 1280 pixels: moving classes apart would take more than float16 can hold."""
-    from onnxruntime import InferenceSession
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from torchvision.ops import box_iou
 
@@ -409,10 +411,93 @@ def test_too_little_found_is_no_proof(built):
 def test_pictures_are_those_of_the_test(mini_data):
     cfg = read('retinanet_dmformer-nano_fpn_mini-coco.py')
     cfg.test_dataloader.dataset.data_root = str(mini_data / 'coco')
-    found = verify.pictures_of_test(cfg)
+    found = verify.pictures_of(cfg)
     assert [Path(file).parent for file in found] == [mini_data / 'coco/val2017'] * 4
     cfg.test_dataloader.dataset.ann_file = 'nowhere.json'
-    assert verify.pictures_of_test(cfg) == []
+    assert verify.pictures_of(cfg) == []
+
+
+# int8
+
+
+@pytest.mark.parametrize('kind', ['classifier', 'boxes', 'UperNet'])
+def test_int8_is_what_runs(kind, built, tmp_path):
+    network = built(kind)[-1]
+    pictures = [verify._fit(verify.sample_photographs(), (1, 3, 64, 96))]
+    plain, file = tmp_path / 'float.onnx', tmp_path / 'int8.onnx'
+    onnx_export.export(network, plain)
+    floating = int8.quantize(network, file, pictures, dict(task='a'))
+    about = InferenceSession(file).get_modelmeta().custom_metadata_map
+    assert about['task'] == 'a' and json.loads(about['floating_point']) == floating
+    assert file.stat().st_size < 0.5 * plain.stat().st_size
+    # what onnxruntime makes of it
+    options = SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
+    InferenceSession(file, options, providers=['CPUExecutionProvider'])
+    nodes = onnx.load(options.optimized_model_filepath).graph.node
+    counts = Counter(node.op_type for node in nodes)
+    layers = [n for n in onnx.load(plain).graph.node if n.op_type in ('Conv', 'Gemm')]
+    assert counts['Conv'] == len(floating)
+    assert counts['QLinearConv'] + counts['QGemm'] == len(layers) - len(floating)
+    assert not counts['Gemm'] and not counts['QLinearMatMul']  # maps are pooled in float
+    depthwise = [m for m in network.modules() if getattr(m, 'groups', 1) > 1]
+    assert len(floating) == len(depthwise)
+
+
+def test_int8_is_judged_by_what_it_decides(built):
+    *_, predict, network = built('boxes')
+    corners = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
+    scores, labels, images = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0, 1, 1]), torch.zeros(3)
+    expected = [
+        part.repeat(7, *[1] * (part.ndim - 1)) for part in (corners, scores, labels, images)
+    ]
+
+    def share(*actual, tolerance=1.0):
+        return verify.compare_decisions(
+            lambda x: expected, network, lambda x: actual, [0], tolerance
+        )
+
+    assert share(*expected) == 1
+    # The second is of another class, the third overlaps by 4 of 10 columns; a fourth is new.
+    moved = corners + torch.tensor([[0.0], [0], [6]]) * torch.tensor([1.0, 0, 1, 0])
+    found = share(moved, scores, torch.tensor([0, 0, 1]), images)
+    assert found == pytest.approx((7 * 0.5 + 0.5) / (7 * 1 + 1))
+    with pytest.raises(verify.ExportError, match=r'^50.0% of what .* at least 95.0% must be: cali'):
+        share(moved, scores, torch.tensor([0, 0, 1]), images, tolerance=0.05)
+
+
+def test_int8_command(built, mini_data, tmp_path, monkeypatch, capsys):
+    _, checkpoint, *_ = built('classifier')
+    config = ROOT / 'configs/mini/dmformer-nano_mini-imagenet.py'
+    data = {
+        f'{split}_dataloader.dataset.data_root': f'{mini_data}/imagenet'
+        for split in ('train', 'test')
+    }
+
+    def run(out, *words, **changes):
+        options = ['--int8', '--calibration', '8', '--sizes', '48x48', '--repetitions', '1']
+        args = command.parser('').parse_args([str(config), str(checkpoint), out, *options, *words])
+        args.cfg_options = {**data, **changes}
+        command.run(args)
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    text = run('a.onnx', '--tolerance', '1')
+    assert 'calibrated on 8 pictures: in int8 are convolutions and linear layers\n' in text
+    assert '\nin floating point is everything else, and of these: /backbone/stages.0/' in text
+    assert '% of its decisions on 8 pictures are those of the toolbox\nwrote a.onnx' in text
+    before = Path('a.onnx').read_bytes()
+    whole = '--int8 is for whole networks as .onnx or .xml: leave it out.'
+    for words, changes, sentence in (
+        (['a.onnx', '--tolerance', '-1'], {}, '% must be: calibrate with more pictures'),
+        (['a.param'], {}, whole),
+        (['a.onnx', '--backbone'], {}, whole),
+        (['a.onnx'], {'train_dataloader.dataset.data_root': 'no'}, 'dataloader, which are not'),
+    ):
+        with pytest.raises(UsageError, match=f'{re.escape(sentence)}.* Nothing was written.'):
+            run(*words, **changes)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
+    assert Path('a.onnx').read_bytes() == before
 
 
 # What cannot be
@@ -514,7 +599,7 @@ def test_wrong_photograph_is_named(content, sentence, channels, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ('package', 'extra'), [('onnx', 'optional'), ('openvino', 'runtimes'), ('ncnn', 'runtimes')]
+    ('package', 'extra'), [('onnx', 'optional'), ('openvino', 'runtimes'), ('nncf', 'runtimes')]
 )
 def test_missing_package_is_named(package, extra, monkeypatch):
     import sys

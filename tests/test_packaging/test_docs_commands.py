@@ -139,6 +139,8 @@ RUN_BY = {
     ),
     'tools/deploy/export.py --backbone': f'{EXPORT}::test_onnx',
     'tools/deploy/export.py --raw': f'{EXPORT}::test_onnx',
+    'tools/deploy/export.py --int8': f'{EXPORT}::test_int8_command',
+    'tools/deploy/export.py --calibration': f'{EXPORT}::test_int8_command',
     'tools/model_converters/swin_acmix.py': f'{HERE}::test_checkpoint_of_the_authors',
     **dict.fromkeys(
         ['tools/misc/print_config.py', 'tools/analysis_tools/get_flops.py'],
