@@ -39,7 +39,7 @@ CONFIG = ROOT / 'configs/camvid/dmformer-nano_sem-fpn_camvid.py'
 CHECKPOINT = ROOT / 'weights/dmformer-nano_sem-fpn_camvid.safetensors'
 FIELDS = ('runtime', 'file', 'layers', 'precision', 'count', 'share')
 REPETITIONS = 15
-CONVOLUTIONS, DEPTHWISE = 'convolutions', 'depth-wise convolutions'
+CONVOLUTIONS, DEPTHWISE = 'convolutions', 'depthwise convolutions'
 LINEAR, CHANGES, REST = 'linear layers', 'changes of layout or precision', 'everything else'
 KINDS = {  # by the runtimes' names of operators
     **dict.fromkeys(['Conv', 'QLinearConv', 'Convolution', 'GroupConvolution'], CONVOLUTIONS),
@@ -119,7 +119,7 @@ def summarize(layers: Iterator[Layer], depthwise: list[str]) -> Iterator[dict[st
 
     Args:
         layers (Iterator[Layer]): As a runtime ran them.
-        depthwise (list[str]): Names that those of depth-wise convolutions begin with.
+        depthwise (list[str]): Names that those of depthwise convolutions begin with.
 
     Yields:
         dict[str, str]: A row without runtime and file.
@@ -128,7 +128,7 @@ def summarize(layers: Iterator[Layer], depthwise: list[str]) -> Iterator[dict[st
         >>> layers = [('a/Conv_1', 'Conv', False, 30.0), ('b', 'QGemm', True, 10.0)] * 2
         >>> for row in summarize(iter(layers), ['a/Conv']):
         ...     print(*row.values())
-        depth-wise convolutions float32 1 0.750
+        depthwise convolutions float32 1 0.750
         linear layers int8 1 0.250
     """
     runs: dict[tuple[str, str, bool], list[float]] = {}

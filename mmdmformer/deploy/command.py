@@ -72,7 +72,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         nargs='+',
         default=[],
         metavar='FILE',
-        help="pictures to compare on (default: the config's first four for testing, or two of "
+        help='pictures to compare on (default: four that the config tests on, or two of '
         'scikit-learn where they are not present)',
     )
     parser.add_argument(

@@ -59,7 +59,7 @@ def feeds(network: Network, pictures: Sequence[Tensor]) -> list[dict[str, np.nda
 
 
 def _by_onnxruntime(model: Any, inputs: list[dict[str, np.ndarray]]) -> tuple[Any, list[str]]:
-    """Quantize all layers but depth-wise convolutions.
+    """Quantize all layers but depthwise convolutions.
 
     Values are unsigned, as onnxruntime's kernels for x86 want them, and weights have 7 bits:
     without VNNI these kernels add two products in 16 bits, where 8 would overflow. One scale serves
@@ -97,7 +97,7 @@ def _by_onnxruntime(model: Any, inputs: list[dict[str, np.ndarray]]) -> tuple[An
 def _by_nncf(model: Any, inputs: list[dict[str, np.ndarray]]) -> tuple[Any, list[str]]:
     """Quantize all layers."""
     nncf, openvino = need('nncf'), need('openvino')
-    # Core.read_model would leave the weights of depth-wise convolutions behind a reshape, where
+    # Core.read_model would leave the weights of depthwise convolutions behind a reshape, where
     # NNCF finds none, and these convolutions in floating point.
     model = openvino.convert_model(io.BytesIO(model.SerializeToString()))
     operators = model.get_ops()

@@ -26,7 +26,7 @@ def export(
     network: Network,
     out: str | Path,
     metadata: Mapping[str, Any] | None = None,
-    model: 'onnx.ModelProto | None' = None,  # noqa: F821  (imported where needed)
+    model: Any = None,
 ) -> None:
     """Write a network as one ONNX file, of ONNX's own operators.
 

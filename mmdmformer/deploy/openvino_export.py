@@ -22,7 +22,7 @@ def export(
     network: Network,
     out: str | Path,
     metadata: Mapping[str, Any] | None = None,
-    model: 'openvino.Model | None' = None,  # noqa: F821  (imported where needed)
+    model: Any = None,
 ) -> None:
     """Write a network as OpenVINO's two files, the graph (.xml) and the weights beside it (.bin).
 

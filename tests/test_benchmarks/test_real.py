@@ -258,7 +258,7 @@ def test_int8_files_run_in_int8():
     for runtime, wide in (('ONNX Runtime', 'float32'), ('OpenVINO', 'int8')):
         for file, kept in (('float32', 'float32'), ('int8', wide)):
             assert found[runtime, file, 'convolutions', file] == len(convolutions) - depthwise
-            assert found[runtime, file, 'depth-wise convolutions', kept] == depthwise
+            assert found[runtime, file, 'depthwise convolutions', kept] == depthwise
             assert found[runtime, file, 'linear layers', file] == linear
     text = precisions.PAGE.read_text(encoding='utf-8')
     table = precisions.make_table(rows)
