@@ -235,7 +235,8 @@ def main() -> None:
     columns = ('{task.description}', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns) as progress:
         copy_repository(Path(folder))
-        for each in progress.track([m for m in drawn if m.module not in done]):
+        todo = [m for m in drawn if m.module not in done][: max(0, args.count - len(done))]
+        for each in progress.track(todo):
             begin = time.monotonic()
             result, by = try_mutation(each, Path(folder))
             seconds = round(time.monotonic() - begin)

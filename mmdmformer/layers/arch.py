@@ -26,6 +26,8 @@ def parse_arch(
     Examples:
         >>> parse_arch(26, {'26': dict(depths=(1, 2, 4, 1))})
         {'depths': (1, 2, 4, 1)}
+        >>> parse_arch(dict(depths=(2, 2)), {'26': dict(depths=(1, 2, 4, 1))})
+        {'depths': (2, 2)}
     """
     if not isinstance(arch, Mapping):
         name = str(arch).lower()

@@ -92,3 +92,12 @@ def test_no_copies_for_each_position():
     assert saved_floats(lambda: window_attention_reference(q, k, v, 4, 7)) > 98 * q.numel()
     held = weights.numel() + v.numel() + 16 * 70**2  # the last is v with its padding
     assert saved_floats(lambda: aggregate(weights, v, 7)) == held
+
+
+def test_compiled_sum_is_that_of_windows():
+    weights, values = random(2, 3, 25, 7, 6), random(2, 12, 7, 6)
+    assert_same_with_gradients(
+        torch.compile(lambda *x: aggregate(*x, 5), backend='eager', fullgraph=True),
+        lambda *x: aggregate_reference(*x, 5),
+        (weights, values),
+    )

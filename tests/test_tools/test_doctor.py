@@ -13,6 +13,7 @@ import cv2
 import pytest
 import torch
 
+from mmdmformer import doctor
 from mmdmformer.compat import environment, mmcv_ops, report
 from mmdmformer.datasets.layouts import ADE20K, COCO, IMAGENET, LAYOUTS, MINI, Files, Instances
 from mmdmformer.doctor import examine
@@ -253,6 +254,13 @@ def test_missing_toolbox_is_named(complete, monkeypatch):
     monkeypatch.setattr(environment, 'find_spec', lambda name: None)
     obstacle = examine(str(DETECTOR), layouts=LAYOUTS_HERE, quiet=True).obstacle
     assert "default_scope 'mmdet' needs a toolbox that is not installed" in obstacle
+
+
+def test_package_that_is_missing_is_a_fault(monkeypatch):
+    monkeypatch.setattr(report, 'installed_versions', lambda: dict(mmseg=None, mmdet='3.3.0'))
+    lines = {line.name: line for line in doctor._installed()}
+    assert (lines['mmseg'].text, lines['mmseg'].good) == ('not installed', False)
+    assert (lines['mmdet'].text, lines['mmdet'].good) == ('3.3.0', None)
 
 
 def test_command_and_batch_are_those_of_this_machine(complete, monkeypatch):
