@@ -160,6 +160,13 @@ def test_image_of_no_size_is_told_and_measured(tmp_path, log):
     assert [ours.get_data_info(index)['height'] for index in (0, 1)] == [48, 48]
 
 
+def test_images_that_indices_leave_out_are_no_fault(tmp_path, log):
+    settings = voc(tmp_path, GOOD)
+    (tmp_path / 'list.txt').write_text('x\nx\n')
+    assert len(check('mmdet', settings | dict(indices=1))) == 1
+    assert not log
+
+
 @pytest.mark.parametrize('text', ['<annotation>', ''])
 def test_broken_file_of_voc_is_named(text, tmp_path):
     settings = voc(tmp_path, GOOD) | dict(type='mmdmformer.datasets.voc.XMLDataset')
