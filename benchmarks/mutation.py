@@ -19,6 +19,7 @@ import csv
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,7 +204,9 @@ def try_mutation(mutation: Mutation, folder: Path) -> tuple[str, str]:
     failed = re.search(r'^(?:FAILED|ERROR) (\S+)', run.stdout, re.MULTILINE)
     if run.returncode == 0:
         return ESCAPED, ''
-    return CAUGHT, failed[1] if failed else run.stderr.strip().splitlines()[-1][:120]
+    if failed is None:  # pytest itself did not run
+        raise RuntimeError(f'{shlex.join(command)} ended without a test: {run.stderr[-500:]}')
+    return CAUGHT, failed[1]
 
 
 def read_results() -> list[dict[str, str]]:
