@@ -74,7 +74,7 @@ def mutations(source: str, module: str = '') -> list[Mutation]:
 
     Examples:
         >>> [(m.before, m.after) for m in mutations('x = a < 3')]
-        [('a < 3', 'a <= 3'), ('3', '4')]
+        [('a < 3', '(a <= 3)'), ('3', '4')]
     """
     raw = source.encode()
     starts = [0]
@@ -149,7 +149,7 @@ def draw(count: int, seed: int = 0) -> list[Mutation]:
     return sorted(drawn, key=lambda m: m.module)
 
 
-def tests_of(module: str) -> list[str]:
+def files_that_test(module: str) -> list[str]:
     """The test files that import a module or a name that is defined in it, and its contract."""
     name = module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
     beside = ROOT / f'tests/test_{name.split(".")[1]}'
@@ -191,7 +191,7 @@ def try_mutation(mutation: Mutation, folder: Path) -> tuple[str, str]:
     end = mutation.offset + len(mutation.before.encode())
     path.write_bytes(original[: mutation.offset] + mutation.after.encode() + original[end:])
     command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider']
-    command += ['-m', 'not slow and not long', mutation.module, *tests_of(mutation.module)]
+    command += ['-m', 'not slow and not long', mutation.module, *files_that_test(mutation.module)]
     env = {**os.environ, 'PYTHONPATH': str(folder), 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
         run = subprocess.run(
