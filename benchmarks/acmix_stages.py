@@ -7,14 +7,13 @@ docs/acmix.md and writes it there.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from markdown_pages import replace_between
+from markdown_pages import keep_table
 from mmdmformer.backbones import BottleneckResNet
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs/acmix.md'
@@ -155,12 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--check', action='store_true', help='change nothing; fail on a difference')
     args = parser.parse_args()
-    table, page = make_table(), PAGE.read_text(encoding='utf-8')
+    table = make_table()
     print(table)
-    updated = replace_between(page, BEGIN, END, table)
-    if args.check and updated != page:
-        sys.exit('docs/acmix.md is out of date: run `python benchmarks/acmix_stages.py`.')
-    PAGE.write_text(updated, encoding='utf-8')
+    keep_table(PAGE, BEGIN, END, table, args.check, 'benchmarks/acmix_stages.py')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,6 @@ import os
 import re
 import resource
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 import mmdmformer  # noqa: F401  (registers, and serves mmcv.ops)
-from markdown_pages import replace_between
+from markdown_pages import keep_table
 from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -417,11 +416,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.check:
         measure(args.limit, args.toolboxes, args.only)
-    text = PAGE.read_text(encoding='utf-8')
-    updated = replace_between(text, BEGIN, END, make_table(read_rows()))
-    if args.check and updated != text:
-        sys.exit(f'{PAGE} is out of date: run `python benchmarks/algorithms.py`.')
-    PAGE.write_text(updated, encoding='utf-8')
+    table = make_table(read_rows())
+    keep_table(PAGE, BEGIN, END, table, args.check, 'benchmarks/algorithms.py')
 
 
 if __name__ == '__main__':

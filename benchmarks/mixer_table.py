@@ -10,13 +10,12 @@ import argparse
 import csv
 import logging
 import os
-import sys
 from pathlib import Path
 
 from mmengine.logging import MMLogger
 from rich.progress import track
 
-from markdown_pages import replace_between
+from markdown_pages import keep_table
 from mmdmformer.analysis import receptive_field as erf
 from paper_table import ROOT, read_models
 
@@ -142,11 +141,7 @@ def main() -> None:
         measure_fields(entries, FIELDS)
     table = make_table(entries, read_column(TIMES, 'median_s'), read_column(FIELDS, 'side_px'))
     print(table)
-    text = page.read_text(encoding='utf-8')
-    updated = replace_between(text, BEGIN, END, table)
-    if args.check and updated != text:
-        sys.exit(f'{page} is out of date: run `python benchmarks/mixer_table.py`.')
-    page.write_text(updated, encoding='utf-8')
+    keep_table(page, BEGIN, END, table, args.check, 'benchmarks/mixer_table.py')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,8 @@ examples and the contract that each module of its package fulfills, run until th
 slow ones do not run.
 
 Each row is appended to benchmarks/mutation/results.csv at once, and what is there is not run again.
-A row whose module has changed since is left as it is; delete it, and it is measured again.
+What is drawn depends on the package's text: a row is of the package as it was then, and if it is
+deleted, another place may be drawn.
 """
 
 from __future__ import annotations

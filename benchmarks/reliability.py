@@ -20,7 +20,7 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 
-from markdown_pages import replace_between
+from markdown_pages import keep_table
 from mmdmformer.compat import report
 from mmdmformer.engine.runtime import positive
 
@@ -150,11 +150,10 @@ def main() -> None:
     if not args.check:
         done = measure(chosen, RESULTS, args.minutes)
     results = read_results(RESULTS)
-    text = DOCUMENT.read_text(encoding='utf-8')
-    new = replace_between(text, BEGIN, END, make_table(faults.values(), results))
+    table = make_table(faults.values(), results)
+    keep_table(DOCUMENT, BEGIN, END, table, args.check, 'benchmarks/reliability.py')
     if args.check:
-        sys.exit(f'{DOCUMENT} is not up to date: run {Path(__file__).name}' if new != text else 0)
-    DOCUMENT.write_text(new, encoding='utf-8')
+        return
     if not done:
         print('not everything is done yet: run the same command again to go on.')
     sys.exit(int(any(record['lost'] for record in results.values())))

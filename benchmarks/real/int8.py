@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -41,10 +41,10 @@ from mmdmformer.analysis.benchmark import describe_machine
 from mmdmformer.deploy import int8, networks, onnx_export, openvino_export, verify
 from mmdmformer.deploy.formats import FORMATS
 from mmdmformer.engine.model import toolbox_of
-from results import FOLDER, SETS, image_size
+from results import FOLDER, SETS, add_results, image_size
 
 sys.path.append(str(ROOT / 'benchmarks'))
-from markdown_pages import replace_between  # noqa: E402
+from markdown_pages import keep_table  # noqa: E402
 
 RESULTS = FOLDER / 'int8.csv'
 PAGE = ROOT / 'docs/deployment.md'
@@ -225,16 +225,6 @@ def read_rows(path: Path = RESULTS) -> list[Row]:
         ]
 
 
-def add_rows(rows: Sequence[Row], path: Path = RESULTS) -> None:
-    """Append rows to the file."""
-    new = not path.exists()
-    with path.open('a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator='\n')
-        if new:
-            writer.writeheader()
-        writer.writerows([asdict(row) for row in rows])
-
-
 def make_table(rows: Sequence[Row]) -> str:
     """The page's table and what it was measured on."""
     lines = [
@@ -268,12 +258,9 @@ def main() -> None:
     done = {(row.config, row.runtime, row.rule) for row in read_rows()}
     for rule, config, suffix in product(RULES, CHECKPOINTS, int8.FORMATS):
         if (config, FORMATS[suffix].runtime, rule) not in done and not args.check:
-            add_rows(measure(config, suffix, rule))
-    text = PAGE.read_text(encoding='utf-8')
-    made = replace_between(text, BEGIN, END, make_table(read_rows()))
-    if args.check and made != text:
-        sys.exit(f'error: {PAGE.name} is not up to date: run benchmarks/real/int8.py.')
-    PAGE.write_text(made, encoding='utf-8')
+            add_results(measure(config, suffix, rule), RESULTS)
+    table = make_table(read_rows())
+    keep_table(PAGE, BEGIN, END, table, args.check, 'benchmarks/real/int8.py')
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ from mmdmformer.deploy.formats import FORMATS
 from results import FOLDER
 
 sys.path.append(str(ROOT / 'benchmarks'))
-from markdown_pages import replace_between  # noqa: E402
+from markdown_pages import keep_table  # noqa: E402
 
 RESULTS, PAGE = FOLDER / 'precisions.csv', ROOT / 'docs/deployment.md'
 BEGIN, END = '<!-- precisions table -->', '<!-- end of precisions table -->'
@@ -193,11 +193,8 @@ def main() -> None:
     os.chdir(ROOT)
     if not args.check:
         write_rows(measure())
-    text = PAGE.read_text(encoding='utf-8')
-    made = replace_between(text, BEGIN, END, make_table(read_rows()))
-    if args.check and made != text:
-        sys.exit(f'error: {PAGE.name} is not up to date: run benchmarks/real/precisions.py.')
-    PAGE.write_text(made, encoding='utf-8')
+    table = make_table(read_rows())
+    keep_table(PAGE, BEGIN, END, table, args.check, 'benchmarks/real/precisions.py')
 
 
 if __name__ == '__main__':

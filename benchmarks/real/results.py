@@ -118,10 +118,10 @@ def read_results(path: Path = RESULTS) -> list[Row]:
 
 
 def add_results(rows: Sequence[Row], path: Path = RESULTS) -> None:
-    """Add a run's rows to the results file in one piece."""
+    """Add a run's rows, of any dataclass, to a results file in one piece."""
     is_new = not path.exists()
     with path.open('a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator='\n')
+        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])], lineterminator='\n')
         if is_new:
             writer.writeheader()
         writer.writerows([asdict(row) for row in rows])

@@ -1,6 +1,8 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """ACmix: convolution and self-attention on shared projections."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -123,10 +125,12 @@ class PathRates(nn.Module):
         self.alpha = nn.Parameter(torch.full((1,), 0.5)) if has_alpha else None
         self.beta = nn.Parameter(torch.full((1,), 0.5)) if has_beta else None
 
-    def forward(self, attention: Tensor | None, convolution: Tensor | None) -> Tensor:
+    def forward(self, attention: Tensor | None, convolution: Any) -> Tensor:
         """Add the paths' outputs, of one shape; None is a path that does not exist."""
-        if attention is None or convolution is None:
-            return [path for path in (attention, convolution) if path is not None][0]
+        if attention is None:
+            return convolution
+        if convolution is None:
+            return attention
         beta = self.beta if self.alpha is None or not self.complementary else 1 - self.alpha
         attention = attention if self.alpha is None else self.alpha * attention
         return attention + (convolution if beta is None else beta * convolution)

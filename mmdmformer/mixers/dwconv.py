@@ -113,9 +113,11 @@ class DepthwiseConv(nn.Module):
             ValueError: If a norm is no batch norm with running statistics.
         """
         expand = fold_after(self.expand, *as_affine(self.expand_norm))
-        depthwise: Any = fold_sequence(self.large)[0]
+        depthwise: Any
+        small: Any
+        (depthwise,) = fold_sequence(self.large)
         if self.small is not None:
-            small: Any = fold_sequence(self.small)[0]
+            (small,) = fold_sequence(self.small)
             margin = (depthwise.kernel_size[0] - small.kernel_size[0]) // 2
             depthwise.weight.data += F.pad(small.weight.data, (margin,) * 4)
             depthwise.bias.data += small.bias.data

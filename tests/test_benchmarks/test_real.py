@@ -18,6 +18,7 @@ import int8
 import plot
 import precisions
 import results
+from markdown_pages import replace_between
 from mmdmformer.checkpoints import read_checkpoint
 from mmdmformer.checkpoints.safetensors_file import to_bytes
 from mmdmformer.engine.model import build_model
@@ -244,7 +245,7 @@ def test_int8_costs_at_most_half_a_point():
 def test_int8_table_is_that_of_the_results():
     text = int8.PAGE.read_text(encoding='utf-8')
     table = int8.make_table(int8.read_rows())
-    assert int8.replace_between(text, int8.BEGIN, int8.END, table) == text
+    assert replace_between(text, int8.BEGIN, int8.END, table) == text
 
 
 def test_int8_files_run_in_int8():
@@ -262,4 +263,4 @@ def test_int8_files_run_in_int8():
             assert found[runtime, file, 'linear layers', file] == linear
     text = precisions.PAGE.read_text(encoding='utf-8')
     table = precisions.make_table(rows)
-    assert int8.replace_between(text, precisions.BEGIN, precisions.END, table) == text
+    assert replace_between(text, precisions.BEGIN, precisions.END, table) == text

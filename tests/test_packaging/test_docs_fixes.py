@@ -5,10 +5,16 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib._tight_bbox import adjust_bbox
+from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
+from pytorch_grad_cam import GradCAM
+from sklearn.manifold import TSNE
 
 import mmdmformer
 from mmdmformer import test as test_entry
@@ -79,6 +85,14 @@ def test_tools_that_replace_others_are_there():
         assert (Path(find_spec(toolbox).origin).parent / '.mim/tools' / tool).is_file()
         for ours in re.findall(r'tools/[\w/]+\.py', instead):
             assert (ROOT / ours).is_file()
+
+
+def test_what_those_tools_call_is_gone():
+    assert 'use_cuda' not in signature(GradCAM).parameters
+    assert 'n_iter' not in signature(TSNE).parameters
+    assert signature(adjust_bbox).parameters['renderer'].default is Parameter.empty
+    with pytest.raises(ValueError, match='cannot be both set'):
+        get_model_complexity_info(torch.nn.Identity(), (3, 8, 8), inputs=torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize('spelling', ['--local-rank', '--local_rank'])
