@@ -43,7 +43,8 @@ class Task:
     optional: bool = False
     options: dict[str, object] = field(default_factory=dict)  # --cfg-options of all its commands
     training: dict[str, object] = field(default_factory=dict)  # more of them for training
-    drawing: dict[str, object] = field(default_factory=dict)  # and for the drawings
+    drawing: dict[str, object] = field(default_factory=dict)  # and for the test with drawings
+    interval: int = 18  # images from one drawing to the next; the built-in scenes are 150
 
 
 TASKS = (
@@ -62,10 +63,8 @@ TASKS = (
             'param_scheduler.1.end': 2,
             'param_scheduler.1.T_max': 1,
         },
-        drawing={
-            'default_hooks.visualization.rescale_factor': 4,
-            'test_dataloader.dataset.indices': [125 * i for i in range(PICTURES)],  # of 1000
-        },
+        drawing={'default_hooks.visualization.rescale_factor': 4},
+        interval=125,  # of 1000
     ),
     Task(
         'detection',
@@ -132,11 +131,8 @@ REAL_TASKS = (
         floor=85.0,
         unit=100.0,
         initialized=False,
-        drawing={
-            'default_hooks.visualization.rescale_factor': 4,
-            # of ten thousand, one of each of the first classes
-            'test_dataloader.dataset.indices': [1000 * i for i in range(PICTURES)],
-        },
+        drawing={'default_hooks.visualization.rescale_factor': 4},
+        interval=1000,  # of ten thousand: one of each class
     ),
     Task(
         'detection',
@@ -147,6 +143,7 @@ REAL_TASKS = (
         floor=80.0,
         initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
+        interval=9,  # of 72
     ),
     Task(
         'segmentation',
@@ -157,6 +154,7 @@ REAL_TASKS = (
         floor=55.0,
         unit=100.0,
         initialized=False,
+        interval=30,  # of 233
     ),
     Task(
         'instance-segmentation',
@@ -167,6 +165,7 @@ REAL_TASKS = (
         floor=75.0,
         initialized=False,
         drawing={'default_hooks.visualization.score_thr': 0.5},
+        interval=12,  # of some 100
     ),
 )
 
@@ -340,10 +339,9 @@ def run_task(task: Task, work_dir: Path) -> Result:
     checkpoint = last_checkpoint(folder / 'train')
 
     drawings = folder / 'drawings'
-    options = ['--show-dir', str(drawings), *cfg_options(task.options | task.drawing)]
+    options = ['--show-dir', str(drawings), '--interval', str(task.interval)]
+    options += cfg_options(task.options | task.drawing)
     after = test(task, checkpoint, folder / 'test', log, *options)
-    if 'test_dataloader.dataset.indices' in task.drawing:  # some were drawn, and all are measured
-        after = test(task, checkpoint, folder / 'test', log, *cfg_options(task.options))
     picture = work_dir / f'{task.name}.png'
     drawn = sorted(drawings.rglob('*.[jp][pn]g'))
     make_contact_sheet(drawn[:: max(1, len(drawn) // PICTURES)][:PICTURES], picture)

@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
     parser.add_argument('--show-dir', help='directory to save drawings of the predictions to')
     parser.add_argument(
+        '--interval',
+        type=runtime.positive,
+        default=1,
+        metavar='N',
+        help='draw every Nth image (default: %(default)s)',
+    )
+    parser.add_argument(
         '--tta',
         action='store_true',
         help="test-time augmentation by the config's tta_model and tta_pipeline",
@@ -108,7 +115,7 @@ def test_config(options: argparse.Namespace) -> Config:
     if options.tta:
         _augment(cfg, options.config)
     if options.show_dir is not None:
-        _draw(cfg, options.config, str(Path(options.show_dir).absolute()))
+        _draw(cfg, options.config, Path(options.show_dir).absolute(), options.interval)
     return cfg
 
 
@@ -135,16 +142,16 @@ def _read_datasets(dataset: dict) -> Iterator[dict]:
         yield from _read_datasets(each)
 
 
-def _draw(cfg: Config, name: str, folder: str) -> None:
-    """Let a hook draw every test image into ``folder``."""
+def _draw(cfg: Config, name: str, folder: Path, interval: int) -> None:
+    """Let a hook draw test images into ``folder``."""
     if cfg.get('visualizer') is None:
         raise runtime.UsageError(
             f"--show-dir needs the toolbox's visualizer, and {name} does not define it: add it."
         )
-    _add_hook(cfg, type='DrawPredictionsHook', out_dir=folder)
+    _add_hook(cfg, type='DrawPredictionsHook', out_dir=str(folder), interval=interval)
 
 
-def _add_hook(cfg: Config, **hook: str) -> None:
+def _add_hook(cfg: Config, **hook: Any) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 

@@ -44,6 +44,26 @@ def test_pictures_have_the_folders_and_colors_of_the_images(tmp_path):
     assert [image[-10, -10].tolist() for image in drawn] == [[255, 0, 0], [0, 0, 255]]
 
 
+def test_interval_counts_images_over_batches(tmp_path):
+    """Of whatever sizes the batches are, and from the first image in each test."""
+    runner = make_runner(tmp_path, UniversalVisualizer.get_instance('counted', vis_backends=None))
+    path = tmp_path / 'images'
+    path.mkdir()
+    samples = []
+    for i in range(10):
+        cv2.imwrite(str(path / f'{i}.png'), np.zeros((64, 64, 3), np.uint8))
+        sample = DataSample(img_path=str(path / f'{i}.png'))
+        samples.append(sample.set_pred_score(torch.tensor([0.9, 0.1])))
+    hook = DrawPredictionsHook(str(tmp_path / 'out'), interval=4)
+    for _ in range(2):
+        hook.before_test(runner)
+        for batch in (samples[:3], samples[3:5], samples[5:9], samples[9:]):
+            hook.after_test_iter(runner, 0, None, batch)
+        assert {file.name for file in (tmp_path / 'out').iterdir()} == {'0.png', '4.png', '8.png'}
+    with pytest.raises(ValueError, match='interval must be at least 1, but is 0'):
+        DrawPredictionsHook('out', interval=0)
+
+
 def draw(folder, visualizer, sample, *hooks):
     """Draw one sample of a white image, and read the drawing."""
     path = folder / 'images/1.png'

@@ -76,6 +76,8 @@ RUN_BY = {
     'tools/train.py visualizer.vis_backends.0.init_kwargs.project=': SETTINGS,
     'tools/test.py': f'{HERE}::test_first_run',
     'tools/test.py --show-dir': f'{HERE}::test_first_run',
+    'tools/test.py --interval': f'{TRAIN_TEST}::'
+    'test_testing_repeats_validation_and_writes_and_draws_predictions',
     'tools/test.py --tta': f'{TRAIN_TEST}::test_detection_and_segmentation',
     'tools/test.py model.backbone.deploy=': f'{TRAIN_TEST}::'
     'test_folded_checkpoint_gives_the_same_predictions',

@@ -27,15 +27,26 @@ class DrawPredictionsHook(Hook):
 
     Args:
         out_dir (str): The folder.
+        interval (int): Only every so many images, from the first on, are drawn. Defaults to 1.
+
+    Raises:
+        ValueError: If ``interval`` is below 1.
 
     Examples:
-        >>> custom_hooks = [dict(type='DrawPredictionsHook', out_dir='pictures')]
+        >>> custom_hooks = [dict(type='DrawPredictionsHook', out_dir='pictures', interval=50)]
     """
 
     priority = 'LOW'
 
-    def __init__(self, out_dir: str) -> None:
-        self.out_dir = Path(out_dir)
+    def __init__(self, out_dir: str, interval: int = 1) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, but is {interval}.')
+        self.out_dir, self.interval = Path(out_dir), interval
+        self._count = 0  # images so far, as the last batch may be a smaller one
+
+    def before_test(self, runner) -> None:
+        """Count from the first image on."""
+        self._count = 0
 
     def after_test_iter(
         self,
@@ -52,7 +63,10 @@ class DrawPredictionsHook(Hook):
         draw = getattr(visualizer, 'visualize_cls', None)  # of mmpretrain, which takes no name
         settings = _drawing_settings(runner.hooks)
         roots = _image_folders(runner.test_dataloader.dataset)
-        for sample in chain(*batches):
+        samples = list(chain(*batches))
+        first = -self._count % self.interval
+        self._count += len(samples)
+        for sample in samples[first :: self.interval]:
             image = mmcv.imread(sample.img_path, channel_order='rgb')
             out_file = self.out_dir / _below(Path(sample.img_path).absolute(), roots)
             out_file.parent.mkdir(parents=True, exist_ok=True)
