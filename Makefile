@@ -53,6 +53,7 @@ clients: setup  ## try other people's tools on our networks, in an environment o
 runtimes: setup  ## try the runtimes that networks are exported for, in such an environment
 	@$(call on_top,runtimes)
 	@$(call pip_on_top,runtimes) -r requirements/runtimes.txt
+	@$(call pip_on_top,runtimes) --no-deps -r requirements/executorch.txt
 	$(call PYTEST_ON_TOP,runtimes) tests/test_clients/test_runtimes.py tests/test_demo/test_exported_demo.py $(ARGS)
 
 backends: setup  ## try the places that runs can be logged to, in such an environment

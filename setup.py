@@ -78,6 +78,7 @@ setup(
         'optional': requirements('requirements/optional.txt'),
         'clients': requirements('requirements/clients.txt'),
         'runtimes': requirements('requirements/runtimes.txt'),
+        'executorch': requirements('requirements/executorch.txt'),
     },
     cmdclass={'build_py': BuildPy},
     zip_safe=False,

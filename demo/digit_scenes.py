@@ -19,13 +19,13 @@ NUM_DIGITS = 10
 VAL_SHARE = 0.2  # of each digit's scans
 VAL_ROWS = 144  # the lowest rows of each photograph are for validation
 MIN_VISIBLE = 0.6  # of a digit's stroke
-MIN_BRIGHTNESS = 0.65  # of a digit's colour, of 0 to 1
+MIN_BRIGHTNESS = 0.65  # of a digit's color, of 0 to 1
 HIGHLIGHTS = (0.25, 0.45)  # what the brightest parts of a photograph are dimmed to, of 0 to 1
 
 _SCAN_SIDE, _SCAN_MAX = 8, 16.0
 _ENLARGED = 12  # pixels for one scan pixel where the stroke's outline is drawn
 _STROKE_LEVEL = 0.45  # ink coverage at which a scan pixel counts as stroke
-_SOFT_EDGE = 8  # pixels around the outline, likewise enlarged, where the ink fades out
+_SOFT_EDGE = 8  # pixels around the outline, in the same units, where the ink fades out
 _INK_GAIN = 1.3  # a much steeper edge would lose the faint ink that tells a 9 from a 7
 _PLACEMENT_TRIES = 20
 
@@ -153,7 +153,7 @@ def compose_scene(material, rng, size, choices, sides, max_angle, max_shift=None
         max_angle (float): Digits are rotated by up to this many degrees either
             way.
         max_shift (int, optional): How many pixels a digit may lie off the
-            centre, either way. By default it may lie anywhere.
+            center, either way. By default it may lie anywhere.
 
     Returns:
         Scene: The image and what it was made of.
@@ -231,29 +231,29 @@ def _place(alpha, below, rng, size, max_shift):
 
 
 def _offset(room, max_shift, rng):
-    centre = room // 2
-    shift = centre if max_shift is None else min(centre, max_shift)
-    return rng.integers(centre - shift, room - centre + shift + 1)
+    center = room // 2
+    shift = center if max_shift is None else min(center, max_shift)
+    return rng.integers(center - shift, room - center + shift + 1)
 
 
 def _paint(image, alpha, rng):
-    """Blend a stroke into ``image`` in a random bright colour.
+    """Blend a stroke into ``image`` in a random bright color.
 
     A soft shadow around it keeps its outline legible on other digits too.
     """
-    colour = _bright_colour(rng)
+    color = _bright_color(rng)
     reach = max(1.0, image.shape[0] / 64)
     shadow = 0.65 * np.minimum(1, 2 * cv2.GaussianBlur(alpha, (0, 0), reach))[..., None]
     alpha = alpha[..., None]
-    return np.rint(image * (1 - shadow) * (1 - alpha) + colour * alpha).astype(np.uint8)
+    return np.rint(image * (1 - shadow) * (1 - alpha) + color * alpha).astype(np.uint8)
 
 
-def _bright_colour(rng):
-    """Draw a BGR colour that is bright enough to stand out from a dimmed photograph."""
+def _bright_color(rng):
+    """Draw a BGR color that is bright enough to stand out from a dimmed photograph."""
     while True:
-        colour = rng.uniform(0, 255, 3)
-        if _luma(colour) >= MIN_BRIGHTNESS:
-            return colour
+        color = rng.uniform(0, 255, 3)
+        if _luma(color) >= MIN_BRIGHTNESS:
+            return color
 
 
 def _luma(bgr):

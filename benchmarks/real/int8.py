@@ -2,7 +2,7 @@
 """What int8 costs and saves: the trained networks in ONNX Runtime and OpenVINO.
 
 Each network is exported in float32 and in int8, calibrated on 64 pictures of its training set, and
-both are tested on the test split by the toolbox's own metrics, and timed in turn; likewise with
+both are tested on the test split by the toolbox's own metrics, and timed in turn; the same with
 everything in int8 that the runtime's own tool quantizes unless told otherwise. A row is written as
 soon as it is known, and what int8.csv holds is not measured again. The table of docs/deployment.md
 is made of it. Run it where both runtimes are: `make runtimes` makes such an

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..engine.errors import UsageError
-from . import ncnn_export, onnx_export, openvino_export, torch_export
+from . import executorch_export, ncnn_export, onnx_export, openvino_export, torch_export
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ FORMATS = {
         beside=['.bin', '.json'],
         note='ncnn takes one picture at a time, and was compared so, in float32: load with '
         'opt.use_fp16_packed, use_fp16_storage and use_fp16_arithmetic off.',
+    ),
+    '.pte': Format(
+        executorch_export.export,
+        executorch_export.load,
+        'ExecuTorch',
+        beside=['.json'],
+        note='a .pte takes one picture at a time, with sides of '
+        f'{executorch_export.SMALLEST} to {executorch_export.LARGEST} pixels, and was compared so.',
     ),
     '.pt2': Format(torch_export.export, torch_export.load, 'torch.export'),
     '.pt': Format(torch_export.export, torch_export.load, 'TorchScript'),

@@ -1,6 +1,7 @@
 # Copyright (c) mmdmformer contributors. SPDX-License-Identifier: Apache-2.0
 """What an exported file says of itself: all that it takes from a picture to the answer."""
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,25 @@ def as_texts(about: Mapping[str, Any]) -> dict[str, str]:
         {'task': 'detection', 'classes': '["a"]'}
     """
     return {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+
+
+def one_at_a_time(about: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """Say that a file takes one picture at a time, and in which precision it was compared.
+
+    Args:
+        about (Mapping): Of :func:`describe`.
+        precision (str): The precision.
+
+    Returns:
+        dict: The description of such a file.
+
+    Examples:
+        >>> one_at_a_time(dict(task='segmentation', padding=dict(several_sizes=True)), 'f32')
+        {'task': 'segmentation', 'padding': {'several_sizes': False}, 'precision': 'f32'}
+    """
+    described = dict(copy.deepcopy(dict(about)), precision=precision)
+    described.get('padding', {})['several_sizes'] = False
+    return described
 
 
 def notes(about: dict[str, Any]) -> list[str]:

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..layers.pooling import AdaptiveAveragePool
 from ..ops import dwconv_backend
-from .networks import Network, RetinaBoxes, Segmentor
+from .metadata import one_at_a_time
+from .networks import Network, Segmentor, check_supported
 from .packages import need
 
 PRECISION = 'f32'  # in which a file is written and compared
@@ -38,23 +39,15 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         ValueError: If ncnn cannot express the network.
     """
     need('ncnn')
-    if isinstance(network, RetinaBoxes):
-        raise ValueError(
-            'ncnn has no operator for the choice of boxes: write the maps of the head with --raw, '
-            'or another format.'
-        )
-    if network.divisor != 1:
-        raise ValueError(
-            f'ncnn cannot pad to multiples of {network.divisor} pixels: test with pictures of such '
-            'sides, and without the padding of model.data_preprocessor.'
-        )
+    check_supported(network, 'ncnn', pads=False)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         graph = _convert(network, Path(folder))
         for suffix in ('.bin', '.param'):
             out.with_suffix(suffix).write_bytes(graph.with_suffix(suffix).read_bytes())
-    about = _one_at_a_time(metadata or {})
+    about = one_at_a_time(metadata or {}, PRECISION)
+    about.get('outputs', {}).pop('labels', None)
     out.with_suffix('.json').write_text(json.dumps(about, indent=1))
 
 
@@ -120,14 +113,6 @@ def _convert(network: Network, folder: Path) -> Path:
     if left := sorted(name for name in layers if '.' in name or ':' in name):
         raise ValueError(f'ncnn has no {left[0]}, which the network needs: take another format.')
     return graph
-
-
-def _one_at_a_time(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of itself, without what ncnn does not do."""
-    about = dict(copy.deepcopy(metadata), precision=PRECISION)
-    about.get('outputs', {}).pop('labels', None)
-    about.get('padding', {})['several_sizes'] = False
-    return about
 
 
 def _with_adaptive_pooling(module: nn.Module) -> nn.Module:

@@ -420,6 +420,29 @@ def build_network(
     return kind(model).eval().requires_grad_(False)
 
 
+def check_supported(network: Network, runtime: str, pads: bool = True) -> None:
+    """Check that a runtime without some operators can run a network.
+
+    Args:
+        network (Network): The network.
+        runtime (str): Its name. It has no operator that chooses boxes.
+        pads (bool): Whether it can pad to multiples of a divisor. Defaults to True.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if isinstance(network, RetinaBoxes):
+        raise ValueError(
+            f'{runtime} has no operator for the choice of boxes: write the maps of the head with '
+            '--raw, or ONNX or OpenVINO.'
+        )
+    if not pads and network.divisor != 1:
+        raise ValueError(
+            f'{runtime} cannot pad to multiples of {network.divisor} pixels: test with pictures of '
+            'such sides, and without the padding of model.data_preprocessor.'
+        )
+
+
 def first_backbone(model: nn.Module) -> Any:
     """A model's backbone, wherever it is; of several the first that is trained."""
     backbones = list(find_backbones(model).values())

@@ -4,6 +4,9 @@
 import importlib
 from types import ModuleType
 
+# By package; the others are in runtimes.
+_EXTRAS = dict(onnx='optional', onnxruntime='optional', executorch='executorch')
+
 
 def need(package: str) -> ModuleType:
     """Import a package, or say how to get it.
@@ -20,7 +23,7 @@ def need(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        extra = 'optional' if package.startswith('onnx') else 'runtimes'
+        extra = _EXTRAS.get(package.partition('.')[0], 'runtimes')
         raise ImportError(
             f'{package} is needed and not installed: pip install -r requirements/{extra}.txt, or '
             f'the extra mmdmformer[{extra}].'

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops import dwconv_backend
-from .networks import Network, RetinaBoxes
+from .networks import Network, check_supported
 
 SUFFIXES = {'.pt2': 'torch.export', '.pt': 'TorchScript'}
 
@@ -30,11 +30,7 @@ def export(network: Network, out: str | Path, metadata: Mapping[str, Any] | None
         ValueError: If the format cannot express the network.
     """
     suffix = Path(out).suffix
-    if isinstance(network, RetinaBoxes):
-        raise ValueError(
-            f'{SUFFIXES[suffix]} has no operator of its own for the choice of boxes: write the '
-            'maps of the head with --raw, or ONNX.'
-        )
+    check_supported(network, SUFFIXES[suffix])
     inputs = network.example()
     files = {'metadata.json': json.dumps(dict(metadata or {}))}
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 """What runtimes of requirements/runtimes.txt make of our networks is what the toolboxes predict."""
 
 import copy
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / 'tests/test_deploy'))
 from test_export import KINDS, SIZES, built, compare  # noqa: E402, F401  (built is a fixture)
 
-from mmdmformer.deploy import int8, ncnn_export, verify  # noqa: E402
+from mmdmformer.deploy import executorch_export, int8, ncnn_export, verify  # noqa: E402
 from mmdmformer.deploy.formats import FORMATS  # noqa: E402
 
-NEEDED = {'.xml': ['openvino'], '.param': ['ncnn', 'pnnx']}
-CAN = {'.xml': list(KINDS), '.param': [kind for kind in KINDS if kind != 'boxes']}
+NEEDED = {'.xml': ['openvino'], '.param': ['ncnn', 'pnnx'], '.pte': ['executorch']}
+WITHOUT_BOXES = [kind for kind in KINDS if kind != 'boxes']
+CAN = {'.xml': list(KINDS), '.param': WITHOUT_BOXES, '.pte': WITHOUT_BOXES}
 each_suffix = pytest.mark.parametrize('suffix', NEEDED)
 
 
@@ -32,7 +34,7 @@ def form(suffix):
 def test_runtime(suffix, kind, form, built, tmp_path):  # noqa: F811
     *_, predict, network = built(kind)
     sizes, out = SIZES, tmp_path / f'network{suffix}'
-    if suffix == '.param' and network.divisor != 1:  # so it must be exported without
+    if suffix in ('.param', '.pte') and network.divisor != 1:  # so it must be exported without
         network = copy.deepcopy(network)
         network.divisor, sizes = 1, ((64, 96), (160, 128))  # as by pad_size_divisor=1
     form.export(network, out)
@@ -125,12 +127,61 @@ def test_what_pnnx_cannot_convert(function, message, tmp_path):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('boxes', 'ncnn has no operator for the choice of boxes: write the maps of the head with'),
-        ('head', 'ncnn cannot pad to multiples of 32 pixels: test with pictures of such sides'),
+        ('boxes', 'has no operator for the choice of boxes: write the maps of the head with'),
+        ('head', 'cannot pad to multiples of 32 pixels: test with pictures of such sides'),
     ],
 )
-def test_what_ncnn_cannot(kind, message, built, tmp_path):  # noqa: F811
-    pytest.importorskip('ncnn', reason='make runtimes installs it')
-    with pytest.raises(ValueError, match=message):
-        ncnn_export.export(built(kind)[-1], tmp_path / 'network.param')
+@pytest.mark.parametrize('suffix', ['.param', '.pte'])
+def test_what_small_runtimes_cannot(suffix, kind, message, form, built, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match=f'{form.runtime} {message}'):
+        form.export(built(kind)[-1], tmp_path / f'network{suffix}')
     assert not list(tmp_path.iterdir())
+
+
+# ExecuTorch
+
+
+def test_xnnpack_runs_all_but_the_norms(built, tmp_path):  # noqa: F811
+    """Each other operator outside cuts the network into one more part of XNNPACK's."""
+    pytest.importorskip('executorch', reason='make runtimes installs it')
+    file = tmp_path / 'network.pte'
+    network = built('classifier')[-1]
+    executorch_export.export(network, file, dict(task='a'))
+    about = json.loads(file.with_suffix('.json').read_text())
+    changes = about['not_delegated'].pop('dim_order_ops._to_dim_order_copy')
+    assert about['task'] == 'a' and about['precision'] == 'f32' and changes <= 5
+    assert about['not_delegated'] == {'aten.native_layer_norm': 4}
+    run = executorch_export.load(file)
+    for height, width in ((63, 64), (64, 1345)):
+        with pytest.raises(ValueError, match=f'of {height}x{width} pixels: give sides of 64 to'):
+            run(torch.zeros(1, 3, height, width))
+
+
+@pytest.mark.parametrize('rows, columns, dilation', [(7, 7, 3), (7, 7, 1), (3, 11, 2)])
+def test_narrow_convolutions_are_the_wide_one(rows, columns, dilation):
+    padding = (rows // 2 * dilation, columns // 2 * dilation)
+    conv = torch.nn.Conv2d(
+        6, 6, (rows, columns), padding=padding, dilation=dilation, groups=6
+    ).double()
+    x = torch.rand(2, 6, 20, 31, dtype=torch.float64)
+    assert executorch_export.NarrowConvolutions.fits(conv)
+    narrow = executorch_export.NarrowConvolutions(conv)
+    assert max(part.weight[0].numel() for part in narrow.parts) <= 25
+    torch.testing.assert_close(narrow(x), conv(x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(kernel_size=5, padding=2, groups=6),  # small enough
+        dict(kernel_size=7, padding=3),  # not depthwise
+        dict(kernel_size=7, padding=3, stride=2, groups=6),
+        dict(kernel_size=7, padding=0, groups=6),  # the parts would differ in size
+        dict(kernel_size=11, padding=5, groups=6),  # three columns are too many, too
+    ],
+)
+def test_other_convolutions_stay(settings):
+    conv = torch.nn.Conv2d(6, 6, **settings)
+    assert not executorch_export.NarrowConvolutions.fits(conv)
+    module = torch.nn.Sequential(conv)
+    assert executorch_export.delegable(module)[0] is conv

@@ -26,8 +26,13 @@ from mmdmformer.deploy.formats import FORMATS
 from mmdmformer.engine.model import build_model
 
 REPOSITORY = Path(__file__).parents[2]
-DEMOS = {'.onnx': 'onnx_demo', '.xml': 'openvino_demo', '.param': 'ncnn_demo'}
-LINES = {'onnx_demo': 60, 'openvino_demo': 60, 'ncnn_demo': 70}
+DEMOS = {
+    '.onnx': 'onnx_demo',
+    '.xml': 'openvino_demo',
+    '.param': 'ncnn_demo',
+    '.pte': 'executorch_demo',
+}
+LINES = {'onnx_demo': 60, 'openvino_demo': 60, 'ncnn_demo': 70, 'executorch_demo': 70}
 BCCD = 'retinanet_dmformer-nano_fpn_bccd'
 CELLS = REPOSITORY / f'weights/{BCCD}.safetensors'
 SEGMENTOR = 'mini/dmformer-nano_sem-fpn_mini-ade20k'
@@ -71,8 +76,10 @@ def exported(suffix, tmp_path):
             torch.save(dict(state_dict=model.state_dict()), checkpoint)
         load_complete(model, str(checkpoint))
         network = networks.build_network(cfg, str(checkpoint))
-        if suffix == '.param' and (network.divisor != 1 or network.counts == 'boxes'):
-            pytest.skip('ncnn cannot, as tests/test_clients/test_runtimes.py shows')
+        if suffix in ('.param', '.pte') and (network.divisor != 1 or network.counts == 'boxes'):
+            pytest.skip(
+                'neither ncnn nor ExecuTorch can, as tests/test_clients/test_runtimes.py shows'
+            )
         file = tmp_path / f'network{suffix}'
         FORMATS[suffix].export(network, file, metadata.describe(cfg, network))
         return cfg, model.eval(), file

@@ -20,7 +20,7 @@ NAMES = [
     'plain {braces} 数字.png',
     'no text \udcff.png',
 ]
-COLOURS = ['red', 'lime', 'blue', 'white', 'black']
+COLORS = ['red', 'lime', 'blue', 'white', 'black']
 
 
 class Page(HTMLParser):
@@ -52,8 +52,8 @@ class Page(HTMLParser):
 def gallery(tmp_path_factory):
     path = tmp_path_factory.mktemp('gallery') / 'folder/out.html'
     entries = [
-        make_entry(name, f'label of {i} <b>', Image.new('RGB', (600, 300 + i), colour))
-        for i, (name, colour) in enumerate(zip(NAMES, COLOURS, strict=True))
+        make_entry(name, f'label of {i} <b>', Image.new('RGB', (600, 300 + i), color))
+        for i, (name, color) in enumerate(zip(NAMES, COLORS, strict=True))
     ]
     write_gallery(entries, path, 'A & B </title>', ['skipped: <i>broken</i>.png'])
     return path
@@ -73,14 +73,14 @@ def test_page_holds_what_it_was_given(gallery):
     assert page.texts['figcaption'] == [f'label of {i} <b>' for i in range(len(NAMES))]
     assert page.texts['title'] == page.texts['h1'] == ['A & B </title>']
     assert page.texts['p'] == ['skipped: <i>broken</i>.png']
-    for image, name, colour in zip(page.images, shown, COLOURS, strict=True):
+    for image, name, color in zip(page.images, shown, COLORS, strict=True):
         assert image['alt'] == name and image['loading'] == 'lazy'
         head, data = image['src'].split(',')
         assert head == 'data:image/jpeg;base64'
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as thumbnail:
             assert thumbnail.size == (int(image['width']), int(image['height']))
             assert thumbnail.width == 320 and 159 < thumbnail.height < 164
-            expected = Image.new('RGB', thumbnail.size, colour)
+            expected = Image.new('RGB', thumbnail.size, color)
             assert np.abs(np.asarray(thumbnail, int) - np.asarray(expected, int)).max() < 8
     assert 'display: grid' in page.texts['style'][0]
 
@@ -105,10 +105,10 @@ def test_page_in_a_browser(gallery, tmp_path):
     with Image.open(tmp_path / 'page.png') as picture:
         pixels = np.asarray(picture.convert('RGB'), int)
     seen = {}
-    for colour in COLOURS[:3]:
-        expected = np.asarray(Image.new('RGB', (1, 1), colour), int)[0, 0]
-        seen[colour] = np.argwhere(np.abs(pixels - expected).max(2) < 10)
-        assert len(seen[colour]) > 0.9 * 320 * 160
+    for color in COLORS[:3]:
+        expected = np.asarray(Image.new('RGB', (1, 1), color), int)[0, 0]
+        seen[color] = np.argwhere(np.abs(pixels - expected).max(2) < 10)
+        assert len(seen[color]) > 0.9 * 320 * 160
     # side by side in a grid
     tops = [places[:, 0].min() for places in seen.values()]
     lefts = [places[:, 1].min() for places in seen.values()]

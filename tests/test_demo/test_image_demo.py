@@ -181,7 +181,7 @@ def test_scores_and_thresholds_are_those_of_the_head(task, images, tmp_path):
         assert shares == {round(share, 1) for share in (ones, 100 - ones) if share}
 
 
-def test_drawings_have_true_colours(checkpoints, tmp_path):
+def test_drawings_have_true_colors(checkpoints, tmp_path):
     path = tmp_path / 'red.png'
     Image.new('RGB', (300, 300), (250, 10, 20)).save(path)
     for task, config in CONFIGS.items():

@@ -126,8 +126,8 @@ def test_single_digits_stand_out_from_their_surroundings():
         stroke = scene.digits[0].stroke.astype(np.uint8)
         around = 1 - cv2.dilate(stroke, np.ones((3, 3)))
         around &= cv2.dilate(stroke, np.ones((9, 9)))
-        grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY) / 255
-        assert np.median(grey[stroke > 0]) - np.median(grey[around > 0]) > 0.2
+        gray = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY) / 255
+        assert np.median(gray[stroke > 0]) - np.median(gray[around > 0]) > 0.2
 
 
 def test_single_digits_survive_the_central_crop_of_90_per_cent():
@@ -300,8 +300,8 @@ def test_seg_maps_have_an_ignored_rim_around_every_digit(root):
         assert seg_map.max() <= len(SEG_CLASSES) == 11
         for value in set(np.unique(seg_map)) - {0, 1}:
             mask = (seg_map == value).astype(np.uint8)
-            neighbours = seg_map[cv2.dilate(mask, np.ones((3, 3))) > 0]
-            assert set(np.unique(neighbours)) == {0, value}
+            neighbors = seg_map[cv2.dilate(mask, np.ones((3, 3))) > 0]
+            assert set(np.unique(neighbors)) == {0, value}
         share.append([(seg_map == 0).mean(), (seg_map > 1).mean()])
     rim, digits = np.mean(share, axis=0)
     assert 0.01 < rim < digits < 0.3

@@ -164,8 +164,8 @@ def test_torchscript(kind, built, tmp_path):
 @pytest.mark.parametrize(
     ('kind', 'name', 'message'),
     [
-        ('boxes', 'n.pt', 'TorchScript has no operator of its own for the choice of boxes'),
-        ('boxes', 'n.pt2', 'torch.export has no operator of its own for the choice of boxes'),
+        ('boxes', 'n.pt', 'TorchScript has no operator for the choice of boxes'),
+        ('boxes', 'n.pt2', 'torch.export has no operator for the choice of boxes'),
     ],
 )
 def test_formats_that_cannot_express_a_network(kind, name, message, built, tmp_path):
@@ -599,7 +599,13 @@ def test_wrong_photograph_is_named(content, sentence, channels, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ('package', 'extra'), [('onnx', 'optional'), ('openvino', 'runtimes'), ('nncf', 'runtimes')]
+    ('package', 'extra'),
+    [
+        ('onnx', 'optional'),
+        ('openvino', 'runtimes'),
+        ('nncf', 'runtimes'),
+        ('executorch', 'executorch'),
+    ],
 )
 def test_missing_package_is_named(package, extra, monkeypatch):
     import sys

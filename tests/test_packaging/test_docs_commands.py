@@ -51,6 +51,7 @@ RUN_BY = {
         [f'demo/{name}_demo.py' for name in ('onnx', 'openvino', 'ncnn')],
         'test_demo/test_exported_demo.py::test_file_says_the_way_from_picture_to_boxes',
     ),
+    'demo/executorch_demo.py': 'test_demo/test_exported_demo.py::test_labels_of_pixels',
     'tools/deploy/export.py model.data_preprocessor.pad_size_divisor=': 'test_clients/'
     'test_runtimes.py::test_runtime',
     'pip install': 'test_packaging/test_wheel.py::test_wheel_works_away_from_the_checkout',
