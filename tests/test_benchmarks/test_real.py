@@ -205,7 +205,7 @@ def test_weights_that_come_along_say_what_they_are():
         content = read_checkpoint(file)
         meta = content['meta']
         cfg = Config.fromfile(ROOT / meta['config'])
-        assert tuple(meta['dataset_meta']['classes']) == cfg.classes and meta['licence']
+        assert tuple(meta['dataset_meta']['classes']) == cfg.classes and meta['license']
         assert {row['split'] for row in meta['results']} == {'val', 'test'}
         kinds = {tensor.dtype for tensor in content['state_dict'].values()}
         assert kinds <= {torch.float16, torch.int64}
