@@ -25,6 +25,7 @@ from torch import nn
 from markdown_pages import keep_table
 from mmdmformer.analysis.benchmark import BACKBONES, describe_machine
 from mmdmformer.deploy import executorch_export as ours
+from mmdmformer.engine.runtime import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / 'benchmarks/cpu/executorch/results.csv', ROOT / 'docs/deployment.md'
@@ -151,7 +152,7 @@ def make_table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--repetitions', type=int, default=25, help='default: %(default)s')
+    parser.add_argument('--repetitions', type=positive, default=25, help='default: %(default)s')
     parser.add_argument('--check', action='store_true', help='change nothing; fail on a difference')
     args = parser.parse_args()
     if not args.check:

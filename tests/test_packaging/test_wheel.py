@@ -118,6 +118,7 @@ def test_wheel_requires_nothing_and_offers_both_stacks(built):
         'optional',
         'clients',
         'runtimes',
+        'executorch',
     }
     assert any(r.startswith('mmdet==') and 'openmmlab' in r for r in requires)
     assert any(r.startswith('onedl-mmdetection==') and 'onedl' in r for r in requires)
