@@ -344,7 +344,7 @@ def run_task(task: Task, work_dir: Path) -> Result:
     after = test(task, checkpoint, folder / 'test', log, *options)
     picture = work_dir / f'{task.name}.png'
     drawn = sorted(drawings.rglob('*.[jp][pn]g'))
-    make_contact_sheet(drawn[:: max(1, len(drawn) // PICTURES)][:PICTURES], picture)
+    make_contact_sheet(drawn[:PICTURES], picture)
     return Result(task, before, after, time.time() - start, picture)
 
 
